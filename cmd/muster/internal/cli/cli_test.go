@@ -190,6 +190,7 @@ func TestCommands(t *testing.T) {
 	}
 	s.contains(s.must("service", "ls", "--format", "{{range .spec.task.generic.payload}}{{.whatever}}{{end}}{{.meta.createdAt}}"), "20")
 	s.contains(s.must("service", "ls", "--format", "{{.spec.name}}:{{.status.runningTasks}}"), "web:3\n")
+	s.contains(s.must("service", "ls", "--format", "{{.spec.name}}:{{.spec.task.container.image}}"), "web:<no value>\n")
 	var services []map[string]any
 	if err := json.Unmarshal([]byte(s.must("service", "ls", "--format", "json")), &services); err != nil || len(services) != 1 {
 		t.Errorf("--format json: %d services, %v", len(services), err)

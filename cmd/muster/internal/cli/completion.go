@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"strings"
@@ -79,6 +80,26 @@ func executorKinds(ctx context.Context, client api) []cobra.Completion {
 		kinds = append(kinds, p.Executor.GetKinds()...)
 	}
 	return slices.DeleteFunc(kinds, func(kind string) bool { return kind == "container" })
+}
+
+// containersOf completes with the containers of the service or task that is named on the
+// command line.
+func (c *CLI) containersOf(cmd *cobra.Command, args []string, typed string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	return c.fromCluster(func(ctx context.Context, client api) []cobra.Completion {
+		if len(args) == 0 {
+			return nil
+		}
+		service, task, err := logTarget(ctx, client, args[0])
+		if err != nil {
+			return nil
+		}
+		spec := cmp.Or(task.GetSpec(), service.GetSpec().GetTask())
+		names := []cobra.Completion{cobra.CompletionWithDesc("main", "main container")}
+		for _, g := range spec.GetGroup() {
+			names = append(names, cobra.CompletionWithDesc(g.Name, roleName(g.Role)))
+		}
+		return names
+	})(cmd, nil, typed)
 }
 
 func tokenIDs(ctx context.Context, client api) []cobra.Completion {
@@ -163,7 +184,7 @@ func (c *CLI) flagCompletions() map[string]cobra.CompletionFunc {
 		"constraint": c.constraints, "constraint-add": c.constraints, "constraint-rm": c.ownConstraints,
 		"format": fixed("table", "json"), "context": contextNames, "service": c.fromCluster(serviceKind().names), "kind": c.fromCluster(executorKinds),
 		"network": networks, "network-add": networks, "network-rm": networks, "driver": fixed("overlay", "bridge", "cni"),
-		"network test --from": c.fromCluster(nodeKind().names), "events --kind": fixed(objectKinds()...), "events --format": fixed("text", "json"),
+		"container": c.containersOf, "network test --from": c.fromCluster(nodeKind().names), "events --kind": fixed(objectKinds()...), "events --format": fixed("text", "json"),
 		"events --filter": c.completeFilters(watchFilters(), (*musterv1.WatchRequest)(nil)),
 	}
 	for _, f := range specFlags() {

@@ -20,6 +20,8 @@ const (
 	// preparingPatience applies while a task that is being prepared shows an error, and
 	// no further task starts to run.
 	preparingPatience = time.Minute
+	// momentaryWait is how long tasks may wait for a node before the reason is shown.
+	momentaryWait = time.Second
 	// quietPatience is how long nothing may change before the cluster is asked
 	// whether a daemon is missing, and the time between two such questions.
 	quietPatience = 5 * time.Second

@@ -87,7 +87,7 @@ func show[M proto.Message](c *CLI, o *output, objects []M, id func(M) string, ro
 		return c.printJSON(all)
 	}
 	var none M
-	t, err := parseFormat(o.format, none.ProtoReflect().Descriptor())
+	t, fill, err := parseFormat(o.format, none.ProtoReflect().Descriptor())
 	if err != nil {
 		return err
 	}
@@ -100,6 +100,7 @@ func show[M proto.Message](c *CLI, o *output, objects []M, id func(M) string, ro
 		if err := json.Unmarshal(b, &v); err != nil {
 			return fmt.Errorf("read object's JSON: %w", err)
 		}
+		fill(v)
 		var line bytes.Buffer
 		if err := t.Execute(&line, v); err != nil {
 			return usage("--format: %w", err)

@@ -70,6 +70,12 @@ func TestWaitEndsWhenNothingChangesByItself(t *testing.T) {
 		"no node fits": {create, []step{
 			{1 * sec, pending("no node is ready")},
 		}, ExitNotConverged, 16 * sec, 17 * sec, []string{"no node takes the tasks that wait: no node is ready\nMuster starts them as soon as a node fits"}, nil},
+		"tasks wait for a moment": {create, []step{
+			{1 * sec, pending("network ingress is being set up")}, {1500 * time.Millisecond, pending("")}, {20 * sec, runsAll},
+		}, 0, 20 * sec, 22 * sec, nil, []string{"ingress"}},
+		"tasks wait for longer": {create, []step{
+			{1 * sec, pending("network ingress is being set up")}, {2500 * time.Millisecond, pending("")}, {20 * sec, runsAll},
+		}, 0, 20 * sec, 22 * sec, []string{"web: 0/1 running: network ingress is being set up\n"}, nil},
 		"a node comes in time": {create, []step{
 			{1 * sec, pending("no node is ready")}, {15 * sec, pending("")}, {20 * sec, runsAll},
 		}, 0, 20 * sec, 22 * sec, nil, nil},

@@ -111,8 +111,14 @@ func openServiceLogs(ctx context.Context, client api, name string, options *must
 func (c *CLI) taskLogs() *cobra.Command {
 	return c.logsCommand(&cobra.Command{
 		Use: "logs TASK", Short: "Show the output of a task",
-		Example: "  muster task logs -f 0k2f",
-	}, openTaskLogs)
+		Example: "  muster task logs -f 0k2f\n  muster task logs web.1",
+	}, func(ctx context.Context, client api, ref string, options *musterv1.LogOptions) (grpc.ClientStream, logSource, error) {
+		task, err := taskKind().get(client, ctx, ref)
+		if err != nil {
+			return nil, nil, err
+		}
+		return openTaskLogs(ctx, client, task.Id, options)
+	})
 }
 
 func openTaskLogs(ctx context.Context, client api, id string, options *musterv1.LogOptions) (grpc.ClientStream, logSource, error) {

@@ -24,6 +24,15 @@ type written struct {
 	musterv1.UnimplementedControlServiceServer
 	services []*musterv1.Service
 	tasks    []*musterv1.Task
+	removed  []string
+}
+
+func (w *written) RemoveTask(_ context.Context, req *musterv1.RemoveTaskRequest) (*musterv1.RemoveTaskResponse, error) {
+	if !slices.ContainsFunc(w.tasks, func(t *musterv1.Task) bool { return t.Id == req.Task }) {
+		return nil, status.Errorf(codes.NotFound, "there is no task %q", req.Task)
+	}
+	w.removed = append(w.removed, req.Task)
+	return &musterv1.RemoveTaskResponse{}, nil
 }
 
 func (w *written) GetService(_ context.Context, req *musterv1.GetServiceRequest) (*musterv1.GetServiceResponse, error) {
@@ -77,12 +86,12 @@ func TestLogsFindServicesAndTasks(t *testing.T) {
 	t.Parallel()
 	at := func(s int64) *musterv1.Meta { return &musterv1.Meta{CreatedAt: timestamppb.New(time.Unix(s, 0))} }
 	task := func(id, service string, slot uint64, created int64, desired musterv1.TaskState) *musterv1.Task {
-		return &musterv1.Task{Id: id, ServiceId: service + "-id", ServiceName: service, Slot: slot, NodeId: "n1", Meta: at(created), DesiredState: desired, Name: service + "." + id}
+		return &musterv1.Task{Id: id, ServiceId: service + "-id", ServiceName: service, Slot: slot, NodeId: "n1", Meta: at(created), DesiredState: desired, Name: service + "." + id, Spec: &musterv1.TaskSpec{Group: []*musterv1.GroupContainer{{Name: "proxy"}}}}
 	}
 	const running, shutdown = musterv1.TaskState_RUNNING, musterv1.TaskState_SHUTDOWN
 	w := &written{
 		services: []*musterv1.Service{
-			{Id: "web-id", Spec: &musterv1.ServiceSpec{Name: "web"}}, {Id: "a.b-id", Spec: &musterv1.ServiceSpec{Name: "a.b"}}, {Id: "0same", Spec: &musterv1.ServiceSpec{Name: "other"}},
+			{Id: "web-id", Spec: &musterv1.ServiceSpec{Name: "web", Task: &musterv1.TaskSpec{Group: []*musterv1.GroupContainer{{Name: "proxy", Role: musterv1.GroupContainer_SIDECAR}}}}}, {Id: "a.b-id", Spec: &musterv1.ServiceSpec{Name: "a.b"}}, {Id: "0same", Spec: &musterv1.ServiceSpec{Name: "other"}},
 		},
 		tasks: []*musterv1.Task{
 			task("old", "web", 1, 1, shutdown), task("now", "web", 1, 2, running), task("late", "web", 1, 3, shutdown), task("two", "web", 2, 1, running),
@@ -118,6 +127,22 @@ func TestLogsFindServicesAndTasks(t *testing.T) {
 	if out, want := s.must("logs", "-f", "-n", "5", "web"), "web.1.0k2fgm4tq8xw@alpha.example | service web-id -f -n 5\n"; out != want {
 		t.Errorf("logs with flags show %q, want %q", out, want)
 	}
+	for _, target := range []string{"web", "web.1"} {
+		if got, _ := s.complete("logs", target, "--container", ""); !slices.Equal(got, []string{"main", "proxy"}) {
+			t.Errorf("logs %s --container completes with %q, want main and proxy", target, got)
+		}
+	}
+	for _, name := range []string{"web.1", "WEB.1", "web.1.no", "web.now", "no"} {
+		s.contains(s.must("task", "inspect", name), "Task:     now\n")
+		if out := s.must("task", "logs", "--raw", name); out != "task now\n" {
+			t.Errorf("task logs %s shows %q, want the task now", name, out)
+		}
+	}
+	s.must("task", "rm", "web.2")
+	if !slices.Equal(w.removed, []string{"two"}) {
+		t.Errorf("task rm web.2 removed %q, want two", w.removed)
+	}
+	s.contains(s.fails(cli.ExitNotFound, "", "task", "inspect", "web.9"), `there is no task "web.9"`)
 	for _, target := range []string{"nope", "web.9", "web.1.x", "nope.1", "a.b.beta"} {
 		if _, errs, code := s.run("", "logs", target); code != cli.ExitNotFound || !strings.Contains(errs, `there is no service and no task "`+target+`"`) {
 			t.Errorf("logs %s: exit code %d, %q", target, code, errs)

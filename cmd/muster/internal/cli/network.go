@@ -162,9 +162,6 @@ func (o *networkOptions) spec(name string) (*musterv1.NetworkSpec, error) {
 	spec := &musterv1.NetworkSpec{
 		Name: name, Ipv6Enabled: o.ipv6, Internal: o.internal, Ingress: o.ingress, Encrypted: o.encrypted, Attachable: o.attachable, Mtu: o.mtu,
 	}
-	if err := withValues("label", o.labels); err != nil {
-		return nil, err
-	}
 	if err := withValues("opt", o.options, "encrypted"); err != nil {
 		return nil, err
 	}

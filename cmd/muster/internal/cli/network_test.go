@@ -101,7 +101,7 @@ func TestNetworkCreateRefusesWhatItCannotMean(t *testing.T) {
 		"--mtu: is 1200;":                                                  {"--ipv6", "--mtu", "1200", "a"},
 		"--opt: x: is not an option":                                       {"--opt", "x=y", "a"},
 		`--opt: "x" has no value; want key=value`:                          {"--opt", "x", "a"},
-		`--label: "team" has no value; want key=value`:                     {"--label", "team", "a"},
+		"is a second IPv4 subnet, after that of --subnet 10.7.0.0/16;":     {"--subnet", "10.7.0.0/16", "--subnet", "10.8.0.0/16", "a"},
 		"--internal: the ingress network leads in":                         {"--ingress", "--internal", "a"},
 	} {
 		s.contains(s.fails(cli.ExitUsage, "", append([]string{"network", "create"}, args...)...), want)
@@ -128,7 +128,11 @@ func TestServiceCreateExplainsNetworksAndPorts(t *testing.T) {
 		"target is missing":                                              {"--publish", "published=8080,mode=host"},
 		"at most 256 ports":                                              {"--publish", "8000-8256:80-336"},
 		"--publish: has 257 entries; at most 256 are allowed":            {"--publish", "8000-8199:1-200", "--publish", "8200-8256:201-257"},
-		"8080/tcp is already published":                                  {"--publish", "8080:80", "--publish", "8080:81"},
+		"8080/tcp is already published by --publish 8080:80":             {"--publish", "8080:80", "--publish", "8080:81"},
+		`network "back" is given twice, also by --network name=back`:     {"--network", "name=back", "--network", "back"},
+		`"/a" is already the target of --mount type=volume,target=/a`:    {"--mount", "type=volume,target=/a", "--mount", "type=volume,target=/a"},
+		"on the address 127.0.0.1 only, because nodes publish":           {"--publish", "127.0.0.1:8080:80"},
+		"give 8080-8081:80-81, and restrict":                             {"--publish", "[::1]:8080-8081:80-81/udp"},
 		"can only be published in mode HOST":                             {"--publish", "8080:80", "--network", "host"},
 		"a task with network none cannot publish ports":                  {"--publish", "8080:80", "--network", "none"},
 		"4789/udp is used by nodes for the traffic of networks":          {"--publish", "4789:4789/udp"},

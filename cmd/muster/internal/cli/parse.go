@@ -66,9 +66,13 @@ func parsePort(v string) (*musterv1.PortConfig, error) {
 	text := v
 	if !strings.Contains(v, "=") {
 		ports, protocol, given := strings.Cut(v, "/")
-		published, target, both := strings.Cut(ports, ":")
+		published, target, both := cutLast(ports, ":")
 		if !both {
-			published, target = "0", ports
+			published = "0"
+		}
+		if address, port, given := cutLast(published, ":"); given {
+			return nil, usage("--publish: %q: a port cannot be published on the address %s only, because nodes publish ports on all their addresses: "+
+				"give %s:%s, and restrict who may reach the port with a firewall", v, address, port, target)
 		}
 		text = "published=" + published + ",target=" + target
 		if given {
@@ -96,17 +100,23 @@ func parsePort(v string) (*musterv1.PortConfig, error) {
 	return p, nil
 }
 
+// cutLast cuts a text around the last separator. Without one, after is the whole text.
+func cutLast(text, separator string) (before, after string, found bool) {
+	i := strings.LastIndex(text, separator)
+	if i < 0 {
+		return "", text, false
+	}
+	return text[:i], text[i+len(separator):], true
+}
+
 // expandPorts writes each port of a range as one of its own: "8000-8001:80-81/tcp" is
 // "8000:80/tcp" and "8001:81/tcp".
 func expandPorts(flag string, values []string) ([]string, error) {
 	var all []string
 	for _, v := range values {
 		ports, protocol, _ := strings.Cut(v, "/")
-		published, target, both := strings.Cut(ports, ":")
-		if !both {
-			published, target = "", ports
-		}
-		if strings.Contains(v, "=") || !strings.Contains(ports, "-") {
+		published, target, both := cutLast(ports, ":")
+		if strings.Contains(v, "=") || strings.Contains(published, ":") || !strings.Contains(ports, "-") {
 			all = append(all, v)
 			continue
 		}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"strings"
+	"time"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 )
@@ -29,6 +30,8 @@ type progress struct {
 	// why is the trouble without its task: of tasks that fail one after another for
 	// the same reason the first is named. troubled is the task of the latest trouble.
 	why, troubled string
+	// waits is for how long tasks have waited for a node.
+	waits spell
 	// pending is why tasks wait for a node, and missing which daemon they wait for.
 	// silent says that apid does not answer.
 	pending, missing, silent string
@@ -48,7 +51,12 @@ func (p *progress) service(s *musterv1.Service, version uint64) (bool, error) {
 	if st.GetRunningTasks() < st.GetDesiredTasks() {
 		p.pending = st.GetPendingReason()
 	}
-	line += p.reason()
+	p.waits.note(p.pending != "", time.Now())
+	if p.waitsShown() > 0 {
+		line += p.because("")
+	} else {
+		line += p.reason()
+	}
 	if underWay && p.rollout && line == p.last {
 		line += ": " + s.UpdateStatus.GetMessage()
 	}
@@ -75,6 +83,17 @@ func (p *progress) service(s *musterv1.Service, version uint64) (bool, error) {
 	}
 }
 
+// waitsShown returns after what time the reason why tasks wait for a node is shown, if
+// it lasts; 0 if it is shown. A new service may wait for a moment for the addresses of its
+// networks.
+func (p *progress) waitsShown() time.Duration {
+	left, lasts := p.waits.left(momentaryWait, time.Now())
+	if !lasts {
+		return 0
+	}
+	return max(left, 0)
+}
+
 // stuck says what has become of an update, and what to do.
 func (p *progress) stuck(s *musterv1.Service) error {
 	name, message := s.Spec.GetName(), s.UpdateStatus.GetMessage()
@@ -87,8 +106,11 @@ func (p *progress) stuck(s *musterv1.Service) error {
 }
 
 // reason says why tasks do not run, behind a colon, or "" if nothing is known.
-func (p *progress) reason() string {
-	if why := cmp.Or(p.silent, p.pending, p.missing, p.trouble); why != "" {
+func (p *progress) reason() string { return p.because(p.pending) }
+
+// because is reason for other words about tasks that wait for a node.
+func (p *progress) because(pending string) string {
+	if why := cmp.Or(p.silent, pending, p.missing, p.trouble); why != "" {
 		return ": " + why
 	}
 	return ""

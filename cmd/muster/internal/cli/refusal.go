@@ -43,11 +43,34 @@ func (r *refusal) Unwrap() error { return r.error }
 // specRoot is what the API calls the spec in its errors.
 const specRoot = "spec."
 
-// explain returns the place where the user set a field, and what is wrong with it.
+// explain returns the place where the user set a field, and what is wrong with it. Other
+// fields that the API names are replaced by the places where the user set them.
 func (r *refusal) explain(v *errdetails.BadRequest_FieldViolation) (where, text string) {
 	if r == nil {
 		return v.Field, v.Description
 	}
+	where, text = r.locate(v)
+	return where, regexp.MustCompile(`\bspec(\.\w+(\[\d+\])?)+`).ReplaceAllStringFunc(text, r.mention)
+}
+
+// mention returns the place where the user set a field that an error about another field
+// names: a flag with its value if the flag may be repeated.
+func (r *refusal) mention(field string) string {
+	place, _ := r.locate(&errdetails.BadRequest_FieldViolation{Field: field})
+	flag, isFlag := strings.CutPrefix(place, "--")
+	index := regexp.MustCompile(`\[(\d+)\]`).FindStringSubmatch(field)
+	if !isFlag || index == nil || r.cmd.Name() != "create" && r.origin.fields == nil {
+		return place
+	}
+	i, err := strconv.Atoi(index[1])
+	if values := listOf(r.cmd, flag); err == nil && i < len(values) {
+		return place + " " + values[i]
+	}
+	return place
+}
+
+// locate returns the place where the user set a field, and what is wrong with it.
+func (r *refusal) locate(v *errdetails.BadRequest_FieldViolation) (where, text string) {
 	path := strings.TrimPrefix(v.Field, specRoot)
 	if r.origin.fields != nil {
 		path = regexp.MustCompile(`\[\d+\]`).ReplaceAllString(path, "")

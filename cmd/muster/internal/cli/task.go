@@ -2,12 +2,15 @@ package cli
 
 import (
 	"cmp"
+	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
@@ -154,13 +157,25 @@ func containers(t *musterv1.Task) string {
 func containerTable(t *musterv1.Task) *table {
 	table := &table{header: []string{"CONTAINER", "ROLE", "STATE", "RESTARTS", "ERROR"}}
 	for _, s := range t.Status.GetContainers() {
-		role := "main"
-		if s.Role != musterv1.GroupContainer_ROLE_UNSPECIFIED {
-			role = strings.ReplaceAll(strings.ToLower(s.Role.String()), "_", "-")
+		restarts := strconv.FormatUint(uint64(s.Restarts), 10)
+		if s.Previous != nil {
+			restarts += fmt.Sprintf(" (last exit code %d", s.Previous.ExitCode)
+			if s.Previous.OomKilled {
+				restarts += ", out of memory"
+			}
+			restarts += ")"
 		}
-		table.add(s.Name, role, join(title(s.State.String()), ago(s.Timestamp)), strconv.FormatUint(uint64(s.Restarts), 10), s.Error)
+		table.add(s.Name, roleName(s.Role), join(title(s.State.String()), ago(s.Timestamp)), restarts, s.Error)
 	}
 	return table
+}
+
+// roleName is what people call the role of a container in a group.
+func roleName(role musterv1.GroupContainer_Role) string {
+	if role == musterv1.GroupContainer_ROLE_UNSPECIFIED {
+		return "main"
+	}
+	return strings.ReplaceAll(strings.ToLower(role.String()), "_", "-")
 }
 
 // healthNote returns what a task's health check says, in the words of docker ps;
@@ -279,7 +294,25 @@ func taskKind() *kind[*musterv1.Task, *musterv1.ListTasksRequest] {
 	return &kind[*musterv1.Task, *musterv1.ListTasksRequest]{
 		noun: "task", removes: "Stop and remove tasks; the service replaces those that it needs", examples: [3]string{2: "  muster task rm 0k2f"},
 		list:   pages(api.ListTasks, (*musterv1.ListTasksResponse).GetTasks),
-		get:    byName(api.GetTask, func(ref string) *musterv1.GetTaskRequest { return &musterv1.GetTaskRequest{Task: ref} }, (*musterv1.GetTaskResponse).GetTask),
-		remove: byName(api.RemoveTask, func(ref string) *musterv1.RemoveTaskRequest { return &musterv1.RemoveTaskRequest{Task: ref} }, nothing[*musterv1.RemoveTaskResponse]),
+		get:    byTaskName(byName(api.GetTask, func(ref string) *musterv1.GetTaskRequest { return &musterv1.GetTaskRequest{Task: ref} }, (*musterv1.GetTaskResponse).GetTask)),
+		remove: byTaskName(byName(api.RemoveTask, func(ref string) *musterv1.RemoveTaskRequest { return &musterv1.RemoveTaskRequest{Task: ref} }, nothing[*musterv1.RemoveTaskResponse])),
+	}
+}
+
+// byTaskName makes a function that takes the id of a task take the names that ps shows, too.
+func byTaskName[M any](m method[string, M]) method[string, M] {
+	return func(client api, ctx context.Context, ref string, options ...grpc.CallOption) (M, error) {
+		result, err := m(client, ctx, ref, options...)
+		if status.Code(err) != codes.NotFound {
+			return result, err
+		}
+		task, nameErr := taskNamed(ctx, client, ref)
+		switch {
+		case nameErr != nil:
+			return result, nameErr
+		case task == nil:
+			return result, err
+		}
+		return m(client, ctx, task.Id, options...)
 	}
 }

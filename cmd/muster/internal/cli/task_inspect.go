@@ -18,10 +18,13 @@ func (c *CLI) taskInspect() *cobra.Command {
 		Use: "inspect TASK...", Short: "Show a task's state and the timeline that led to it", Args: cobra.MinimumNArgs(1),
 		Long: `Show a task's state and the timeline that led to it: what each daemon did, and how long it took.
 
+Name a task by its id, a prefix of it, or its name as "muster ps" shows it: web.1 is the current task of slot 1.
+
 TOOK is the time since the line above. A "~" marks times between the clocks of two daemons, which are only as exact as the
 clocks agree; a clock that is seen to be behind is named. The time for a write into the store and for its way to the next
 daemon counts towards the next daemon. --format json shows the whole task.`,
 		Example: `  muster task inspect 0k2f
+  muster task inspect web.1
   muster task inspect web.1.0k2f --format json`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			tasks, err := getAll(args, func(id string) (*musterv1.Task, error) { return call(c, cmd, taskKind().get, id) })

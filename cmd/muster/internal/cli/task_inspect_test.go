@@ -109,6 +109,20 @@ func TestTaskTableShowsHealth(t *testing.T) {
 	}
 }
 
+func TestTaskShowsHowARestartedContainerEnded(t *testing.T) {
+	t.Parallel()
+	task := &musterv1.Task{Id: "t1", Status: &musterv1.TaskStatus{Containers: []*musterv1.ContainerStatus{
+		{Name: "main"}, {Name: "proxy", Role: musterv1.GroupContainer_SIDECAR, Restarts: 3, Previous: &musterv1.RuntimeStatus{ExitCode: 137, OomKilled: true}},
+	}}}
+	var out bytes.Buffer
+	if err := (&CLI{Out: &out}).printTask(task, nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	if want := "3 (last exit code 137, out of memory)"; !strings.Contains(out.String(), want) {
+		t.Errorf("output lacks %q:\n%s", want, out.String())
+	}
+}
+
 func TestTablesShowAddressesAndChosenPorts(t *testing.T) {
 	t.Parallel()
 	service := &musterv1.Service{

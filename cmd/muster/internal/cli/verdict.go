@@ -23,6 +23,9 @@ func (f *waiting) judge(ctx context.Context, s *musterv1.Service) (<-chan time.T
 	}
 	what, after := f.forecast.judge(s, now)
 	if what == mayConverge {
+		if shown := f.progress.waitsShown(); shown > 0 {
+			after = min(after, shown)
+		}
 		return time.After(after), nil
 	}
 	return nil, f.notConverging(ctx, s, what)

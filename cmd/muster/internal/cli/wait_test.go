@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"errors"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 )
@@ -72,15 +74,24 @@ func TestImageIsNamedOnlyWithoutAnotherReason(t *testing.T) {
 // a reason goes and comes back.
 func TestPipedProgressPrintsEachChangeOnce(t *testing.T) {
 	t.Parallel()
+	synctest.Test(t, testPipedProgress)
+}
+
+func testPipedProgress(t *testing.T) {
 	var out bytes.Buffer
 	p := &progress{c: &CLI{Err: &out}}
-	see := func(running uint64, pending string) {
+	show := func(running uint64, pending string) {
 		if _, err := p.service(&musterv1.Service{
 			Spec: &musterv1.ServiceSpec{Name: "web"}, Meta: &musterv1.Meta{Version: 1},
 			Status: &musterv1.ServiceStatus{DesiredTasks: 2, RunningTasks: running, PendingReason: pending},
 		}, 1); err != nil {
 			t.Fatal(err)
 		}
+	}
+	see := func(running uint64, pending string) {
+		show(running, pending)
+		time.Sleep(momentaryWait) // virtual
+		show(running, pending)
 	}
 	for range 3 {
 		see(0, "")

@@ -47,6 +47,7 @@ func TestRefused(t *testing.T) {
 		"open to everyone":    {[]string{"dev", "--listen", "0.0.0.0:7700", "--workers=0"}, []string{"--listen", "loopback"}},
 		"too many workers":    {[]string{"dev", "--workers", "-1"}, []string{"--workers"}},
 		"no plugins":          {[]string{"dev", "--plugin-dir", empty}, []string{"--plugin-dir", empty, "make build"}},
+		"label without =":     {[]string{"dev", "--label", "ssd", "--plugin-dir", empty}, []string{"--plugin-dir", empty}},
 		"port taken":          {[]string{"dev", "--workers=0", "--listen", "127.0.0.1:0", "--dispatcher-listen", "127.0.0.1:0", "--rest-listen", taken.Addr().String()}, []string{"--rest-listen", "in use"}},
 		"API's port taken":    {[]string{"dev", "--workers=0", "--listen", taken.Addr().String(), "--dispatcher-listen", "127.0.0.1:0", "--rest-listen", "127.0.0.1:0"}, []string{"--listen", "in use"}},
 		"ops port taken":      {[]string{"dev", "--workers=0", "--ops-listen", taken.Addr().String(), "--listen", "127.0.0.1:0", "--dispatcher-listen", "127.0.0.1:0", "--rest-listen", "127.0.0.1:0"}, []string{"--ops-listen", "in use"}},

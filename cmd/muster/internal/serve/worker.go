@@ -57,9 +57,22 @@ func (f *workerFlags) addMachine(fs *pflag.FlagSet) {
 	fs.IntVar(&f.cfg.Plugins.MachinePID, "machine-pid", 0, "for a worker in a container that has the machine's processes (pid: host): 1, or another process of the machine; network plugins then work in the machine's network and not in the worker's, and need the capabilities NET_ADMIN, SYS_ADMIN, SYS_CHROOT and SYS_PTRACE, and the machine's /run/netns; set --data-path-addr, too")
 }
 
+// labels reads labels as the other commands do: a key alone is a label with an empty
+// value.
+type labels struct{ pflag.Value }
+
+// Set takes a label, or several with commas between them.
+func (l labels) Set(v string) error {
+	if !strings.ContainsAny(v, "=,") {
+		v += "="
+	}
+	return l.Value.Set(v)
+}
+
 // addCommon adds the settings that muster dev has for its workers, too.
 func (f *workerFlags) addCommon(fs *pflag.FlagSet) {
 	fs.StringToStringVar(&f.labels, "label", nil, "engine labels of the node, key=value")
+	fs.Lookup("label").Value = labels{fs.Lookup("label").Value}
 	fs.Float64Var(&f.cpus, "cpus", 0, "CPUs that tasks of this worker may reserve (default: the machine's, shared with its other workers)")
 	fs.StringVar(&f.memory, "memory", "", "memory that tasks of this worker may reserve, like 8g (default: the machine's, shared with its other workers)")
 	fs.StringVar(&f.cfg.Machine, "machine", "", "name of the machine; workers with the same one, at the same address, share its host ports, and the CPUs and memory that --cpus and --memory do not give them for themselves (default: found out, so that all workers of a machine share it)")
