@@ -13,7 +13,9 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	networkv1 "github.com/musterhq/muster/api/muster/network/v1"
+	"github.com/musterhq/muster/plugins/network/overlay/internal/link"
 	"github.com/musterhq/muster/plugins/network/overlay/internal/ruleset"
+	"github.com/musterhq/muster/plugins/sdk/networksdk"
 )
 
 // change is what a request changes of one network.
@@ -233,7 +235,12 @@ func (p *Plugin) changeNetwork(c *change, complete bool) (stale func() error, er
 	stale = func() error { return nil }
 	switch {
 	case c.fresh || !n.ready:
-		err = n.ensureAll()
+		if n.overlap, err = link.Overlap(p.host, n.subnets()); err == nil {
+			err = n.ensureAll()
+		}
+		if n.sandbox != nil {
+			err = errors.Join(err, networksdk.Warning(n.overlap))
+		}
 		return n.staleFlows(), err
 	case c.links:
 		if err := n.ensureLinks(); err != nil {

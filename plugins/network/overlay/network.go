@@ -51,6 +51,8 @@ type network struct {
 	ready bool
 	// unreachable is what was logged last about peers.
 	unreachable string
+	// overlap says which route of the node the network overlaps with. It is nil if there is none.
+	overlap error
 }
 
 // service is a service on a network.
@@ -366,7 +368,15 @@ func (n *network) check() error {
 			return fmt.Errorf("the node cannot encrypt networks: %w", err)
 		}
 	}
-	return nil
+	if n.overlap == nil || n.sandbox != nil {
+		return nil
+	}
+	// A network that tasks are on already stays.
+	space, err := n.plugin.mounts().Open(n.plugin.pathOf(n.node.GetId(), n.id))
+	if err != nil {
+		return n.overlap
+	}
+	return space.Close()
 }
 
 // ensureServices changes what concerns some services.
