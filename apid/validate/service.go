@@ -142,6 +142,9 @@ func checkEndpoint(r *Report, field string, e *musterv1.EndpointSpec) {
 		if p.ExternalTraffic != musterv1.PortConfig_EXTERNAL_TRAFFIC_UNSPECIFIED && !state.IsIngress(p) {
 			r.Invalid(at+".externalTraffic", "is for ports in mode INGRESS only; a port in mode HOST always leads to the task on its node")
 		}
+		if p.ProxyProtocol && (!state.IsIngress(p) || p.Protocol == musterv1.PortConfig_UDP || p.Protocol == musterv1.PortConfig_SCTP) {
+			r.Invalid(at+".proxyProtocol", "is for TCP ports in mode INGRESS only; a port in mode HOST leads to the task on its node, which sees the client's address")
+		}
 		if e.Mode == musterv1.EndpointSpec_DNSRR && state.IsIngress(p) {
 			r.Invalid(at+".publishMode", "ports of a service with endpoint mode DNSRR can only be published in mode HOST")
 		}

@@ -28,7 +28,6 @@ func serviceGaps() []gap {
 		{shape: "globalJob", what: "jobs are not implemented yet"},
 		{shape: "dependsOn[]", what: "dependencies between services are not implemented yet"},
 
-		{shape: "endpoint.ports[].proxyProtocol", what: "the PROXY protocol is not implemented yet; externalTraffic LOCAL keeps the address of the client"},
 		{shape: "task.networks[].driverOptions[]", what: "no driver has options for single services yet"},
 
 		{shape: "task.resourceReferences[]", what: "references to secrets, configs and volumes are not implemented yet"},

@@ -278,7 +278,7 @@ func (n *network) meshPorts(s *service) []ruleset.Port {
 		}
 		ports = append(ports, ruleset.Port{
 			Protocol: protocolNumber(p.GetProtocol()), Published: uint16(p.GetPublishedPort()), Target: uint16(p.GetTargetPort()),
-			KeepSource: p.GetExternalTraffic() == musterv1.PortConfig_LOCAL,
+			KeepSource: p.GetExternalTraffic() == musterv1.PortConfig_LOCAL, Relay: p.GetProxyProtocol(),
 		})
 	}
 	return ports

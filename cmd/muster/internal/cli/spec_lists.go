@@ -34,7 +34,7 @@ type specList struct {
 func specLists() []specList {
 	const (
 		c    = "task.container."
-		port = "publish a port on all nodes, 8080:80 or 8000-8003:80-83/udp, or on those of the tasks, published=8080,target=80,mode=host"
+		port = "publish a port on all nodes, 8080:80 or 8000-8003:80-83/udp, or on those of the tasks, published=8080,target=80,mode=host; further keys: protocol, name, external-traffic=local, proxy-protocol"
 		net  = "attach to a network: NAME, or name=NAME,alias=db; host: the node's own network; none"
 	)
 	return []specList{

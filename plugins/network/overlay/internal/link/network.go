@@ -116,6 +116,8 @@ func (k *Kernel) ensure(host *netns.Namespace, s *Sandbox, n *Network) error {
 		[2]string{"ipv4/conf/default/accept_redirects", "0"},
 		// The name server needs no capability for its port.
 		[2]string{"ipv4/ip_unprivileged_port_start", "0"},
+		// Connections that one process has not taken yet go to its successor.
+		[2]string{"ipv4/tcp_migrate_req", "?1"},
 		[2]string{"ipv6/conf/default/disable_ipv6", "?" + bit(!n.HasIPv6())},
 		[2]string{"ipv6/conf/all/forwarding", "?1"},
 		[2]string{"ipv6/conf/default/accept_ra", "?0"},

@@ -70,11 +70,15 @@ func (s *service) listenAll() map[string]error {
 
 func (s *service) listen(network string) error {
 	path := filepath.Join(s.config.Namespaces, "muster-"+link.Short(s.node.GetId())+"-"+link.Short(network))
-	space, err := netns.Mounts{Process: s.config.Machine}.Open(path)
+	find := func() (*netns.Namespace, error) { return netns.Mounts{Process: s.config.Machine}.Open(path) }
+	space, err := find()
 	if err != nil {
 		return err
 	}
 	defer func() { _ = space.Close() }()
+	if err := s.relays.listen(network, find); err != nil {
+		s.log.Warn("failed to take connections to published ports", zap.String("network", network), zap.Error(err))
+	}
 	before := s.networks[network]
 	if before.works(space) {
 		return nil

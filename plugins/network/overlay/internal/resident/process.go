@@ -181,6 +181,9 @@ func (s *service) run(ctx context.Context, server networkv1.NetworkServiceServer
 	})
 	err := group.Wait()
 	s.retire()
+	if s.succeeded.Load() {
+		s.relays.open.Wait()
+	}
 	if errors.Is(err, errEnd) || ctx.Err() != nil && errors.Is(err, net.ErrClosed) {
 		return nil
 	}
@@ -195,6 +198,7 @@ func (s *service) handOvers(listener *net.UnixListener) error {
 			return err
 		}
 		if err = s.handOver(conn); err == nil {
+			s.succeeded.Store(true)
 			s.retire()
 		}
 		_ = conn.Close()

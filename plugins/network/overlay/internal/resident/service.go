@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"go.uber.org/zap"
 	"google.golang.org/protobuf/proto"
@@ -25,8 +26,12 @@ type service struct {
 	log    *zap.Logger
 	host   *netns.Namespace
 	names  *dns.Server
+	relays *relays
 	// partSize is about how large an entry of the journal may be.
 	partSize int
+
+	// succeeded is set once another process has taken over.
+	succeeded atomic.Bool
 
 	// mu guards what follows.
 	mu      sync.Mutex
@@ -52,7 +57,7 @@ func newService(config Config, log *zap.Logger) (*service, error) {
 		return nil, err
 	}
 	s := &service{
-		config: config, log: log, host: host, partSize: networksdk.PartSize, journal: journal{path: config.path(journalFile)},
+		config: config, log: log, host: host, relays: newRelays(log), partSize: networksdk.PartSize, journal: journal{path: config.path(journalFile)},
 		networks: make(map[string]*listening), tasks: make(map[string]*networkv1.AttachRequest), idle: make(chan struct{}, 1),
 	}
 	s.names = dns.New(dns.Config{Self: link.Gateway, ResolvConf: config.Resolvers, Logger: log, Dial: s.dialHost})
@@ -122,6 +127,7 @@ func (s *service) Apply(_ context.Context, request *networkv1.ApplyRequest) (map
 		}
 	}
 	s.names.Apply(request)
+	s.relays.apply(request)
 	gone := request.GetRemovedNetworks()
 	if request.GetComplete() {
 		wanted := make(map[string]bool)
@@ -216,6 +222,7 @@ func (s *service) retire() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.serving = false
+	s.relays.stop()
 	for id, l := range s.networks {
 		l.close()
 		s.networks[id] = nil

@@ -27,6 +27,7 @@ const (
 	mapSelf     = "self"     // address . address : address
 	mapNode     = "node"     // mark : address
 	setOutgoing = "outgoing" // address
+	setRelayed  = "relayed"  // port
 )
 
 // markMesh marks connections to published ports whose source must be replaced.
@@ -106,6 +107,7 @@ func Sandbox(six, ingress bool) Layout {
 			{Name: mapSelf, Key: nftables.MustConcatSetType(f.address, f.address), Data: f.address},
 			{Name: mapNode, Key: nftables.TypeMark, Data: f.address},
 			{Name: setOutgoing, Key: f.address},
+			{Name: setRelayed, Key: nftables.TypeInetService},
 		},
 		Dynamic: func(chain string) []Rule { return balance(f, chain) },
 	}
@@ -129,6 +131,7 @@ func inputRules(f family, local netip.Addr, tasks string, established []expr.Any
 		rules = append(rules, rule("names", from(tasks), f.loadTarget(1), equal(1, local.AsSlice()), protocol(number), port(53), accept()))
 	}
 	return append(rules,
+		rule("relayed port", from(link.Uplink), protocol(unix.IPPROTO_TCP), loadPort(reg), find(setRelayed, reg), accept()),
 		rule("reset", protocol(unix.IPPROTO_TCP), reset()),
 		rule("unreachable", f.rejectPort()),
 	)
@@ -199,6 +202,8 @@ type Port struct {
 	Published, Target uint16
 	// KeepSource leaves the client's address as it is. All backends must be on this node.
 	KeepSource bool
+	// Relay has a process in the namespace take the connections.
+	Relay bool
 }
 
 // portKey is the protocol and the port, each in four bytes.
@@ -211,6 +216,9 @@ func Published(six bool, p Port, backends []netip.Addr) []Element {
 	backends = of(six, backends)
 	if len(backends) == 0 {
 		return nil
+	}
+	if p.Relay {
+		return []Element{{Set: setRelayed, Key: bigEndian(p.Published)}}
 	}
 	key, chain := portKey(p.Protocol, p.Published), chainMesh
 	if p.KeepSource {
