@@ -19,6 +19,7 @@ func (l *loop) advance(to *store.Snapshot) {
 	delta := l.follower.Advance(to)
 	moved, resized, changed := l.nodes.advance(from, to)
 	l.findExcess(resized, delta.Tasks)
+	l.dependencies.advance(from, to)
 
 	for id := range delta.Services {
 		l.know(id)
@@ -31,6 +32,7 @@ func (l *loop) advance(to *store.Snapshot) {
 		l.mark(l.know(c.Key()))
 	}
 	l.removeTasks(from, to)
+	l.markDependents(from, to, delta.Services)
 	for id := range delta.Tasks {
 		t, ok := l.follower.Task(id)
 		if !ok {

@@ -83,7 +83,7 @@ func newCluster(t testing.TB, log *zap.Logger) *cluster {
 	c := &cluster{t: t, ctx: t.Context(), kv: space, log: log, tables: state.NewTables()}
 	c.store, err = store.New(store.Options{KV: c.kv, Prefix: daemon.Prefix},
 		c.tables.Services, c.tables.Specs, c.tables.Clusters, c.tables.Nodes, c.tables.NodeStates,
-		c.tables.Tasks, c.tables.Rollouts, c.tables.Assignments, c.tables.Statuses, c.tables.Endpoints)
+		c.tables.Tasks, c.tables.Rollouts, c.tables.Assignments, c.tables.Statuses, c.tables.Endpoints, c.tables.Names)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -339,7 +339,7 @@ func (c *cluster) turn(tx *store.Tx, f *state.Follower) {
 		}
 		node := t.NodeID
 		switch {
-		case node == "" && t.Live():
+		case node == "" && t.Live() && t.Desired() >= musterv1.TaskState_READY:
 			r := c.request(tx, t)
 			if fit := c.suitable(tx, r, up); t.Record.NodeId != "" {
 				if slices.Contains(fit, t.Record.NodeId) {

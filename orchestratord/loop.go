@@ -22,11 +22,12 @@ type loop struct {
 	log     *zap.Logger
 	metrics *metrics
 
-	follower *state.Follower
-	nodes    *nodes
-	services map[string]*service
-	held     [store.Shards]*held
-	due      *queue
+	follower     *state.Follower
+	nodes        *nodes
+	dependencies *dependencies
+	services     map[string]*service
+	held         [store.Shards]*held
+	due          *queue
 	// history is the cluster's limit of tasks that are kept in each slot.
 	history int64
 
@@ -48,6 +49,8 @@ type service struct {
 	constraints placement.Constraints
 	// watchesRunning says that a task that becomes RUNNING can matter.
 	watchesRunning bool
+	// watchesDependencies says that tasks wait for services that this one depends on.
+	watchesDependencies bool
 	// lacksSpec says that the task spec was not to be found at the last look.
 	lacksSpec bool
 	// busy says that a plan is being committed; again, that there is a reason to
@@ -90,7 +93,7 @@ type result struct {
 func newLoop(d *Daemon, m *metrics) *loop {
 	return &loop{
 		d: d, log: d.log, metrics: m,
-		follower: state.NewFollower(d.tables), nodes: newNodes(d.tables),
+		follower: state.NewFollower(d.tables), nodes: newNodes(d.tables), dependencies: newDependencies(d.tables),
 		services: map[string]*service{}, due: newQueue(), history: defaults.TaskHistoryLimit(nil),
 		shards: make(chan shardChange), results: make(chan result), ended: make(chan struct{}),
 	}

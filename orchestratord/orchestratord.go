@@ -1,6 +1,6 @@
 // Package orchestratord keeps services as their specs say: it makes, replaces,
 // ends and forgets their tasks, and tells how far an update has come. It reads
-// services, specs, clusters, nodes, what nodes report, assignments and
+// services, specs, names, clusters, nodes, what nodes report, assignments and
 // statuses; it writes the tables tasks and rollouts, and nothing else.
 //
 // What to do is decided by package plan, which is pure. This package looks when
@@ -56,7 +56,7 @@ func New(env daemon.Env) (*Daemon, error) {
 	var err error
 	d.store, err = store.New(store.Options{KV: env.KV, Prefix: env.Prefix, Logger: env.Logger, Metrics: env.Metrics},
 		d.tables.Services, d.tables.Specs, d.tables.Clusters, d.tables.Nodes, d.tables.NodeStates,
-		d.tables.Tasks, d.tables.Rollouts, d.tables.Assignments, d.tables.Statuses)
+		d.tables.Tasks, d.tables.Rollouts, d.tables.Assignments, d.tables.Statuses, d.tables.Names)
 	if err != nil {
 		return nil, err
 	}

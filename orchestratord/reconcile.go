@@ -41,7 +41,7 @@ func (l *loop) reconcile(s *service) {
 	s.global = w.Service.GetSpec().GetGlobal() != nil
 	s.constraints = c.constraints
 	if !p.Postponed {
-		s.watchesRunning = p.WatchesRunning
+		s.watchesRunning, s.watchesDependencies = p.WatchesRunning, p.WatchesDependencies
 	}
 	if !p.Next.IsZero() {
 		l.due.add(s.id, p.Next)
@@ -96,8 +96,10 @@ func (l *loop) read(s *service) (*commit, *plan.Input) {
 	}
 	c := &commit{tables: l.d.tables, service: s.id}
 	if e, ok := l.d.tables.Services.Get(now, s.id); ok {
-		w.Service, c.version = e.Value, e.Version
+		w.Service, c.version, w.Waits = e.Value, e.Version, l.waits(e.Value.GetSpec())
 		c.replicas, c.counted = plan.Replicas(e.Value)
+	} else {
+		w.StopAfter = l.stopAfter(s.id)
 	}
 	if e, ok := l.d.tables.Rollouts.Get(now, s.id); ok {
 		w.Rollout, c.rollout = e.Value, e.Version

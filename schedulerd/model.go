@@ -216,7 +216,7 @@ func (m *model) taskChanged(c store.Change[*recordv1.Task]) {
 	if leaving(c.New.Value) {
 		m.leave(id)
 	}
-	if assigned || leaving(c.New.Value) {
+	if assigned || !placeable(c.New.Value) {
 		m.forget(service, id)
 		return
 	}
@@ -273,7 +273,7 @@ func (m *model) assignmentChanged(c store.Change[*recordv1.Assignment]) {
 		delete(m.stale, c.Old.Key)
 		if m.assigned[id] == nodeID {
 			delete(m.assigned, id)
-			if t, ok := m.tables.Tasks.Get(m.now, state.AssignedTaskKey(nodeID, service, id, c.Old.Value)); ok && !leaving(t.Value) {
+			if t, ok := m.tables.Tasks.Get(m.now, state.AssignedTaskKey(nodeID, service, id, c.Old.Value)); ok && placeable(t.Value) {
 				m.wait(service, id, t.Value)
 			}
 		}
@@ -313,6 +313,12 @@ func (m *model) hold(a *store.Entry[*recordv1.Assignment]) placement.Hold {
 
 // leaving reports whether a task was told to stop.
 func leaving(t *recordv1.Task) bool { return t.DesiredState > musterv1.TaskState_COMPLETE }
+
+// placeable reports whether a task should get a node. One whose service waits for others
+// should not yet.
+func placeable(t *recordv1.Task) bool {
+	return t.DesiredState >= musterv1.TaskState_READY && !leaving(t)
+}
 
 // leave counts a task that was told to stop as none of its service's. Room for
 // others may come of that.

@@ -108,7 +108,9 @@ func (s *Server) RemoveService(ctx context.Context, req *musterv1.RemoveServiceR
 	}
 	err := s.services.remove(ctx, req.Service, func(tx *store.Tx, id string, e store.Entry[*recordv1.Service]) error {
 		// Its tasks still exist for a while, and are called by its name.
-		s.Tables.Names.Put(tx, state.RemovedNameKey(id), &recordv1.Name{Name: e.Value.GetSpec().GetName(), RemovedAt: time.Now().UnixMilli()})
+		s.Tables.Names.Put(tx, state.RemovedNameKey(id), &recordv1.Name{
+			Name: e.Value.GetSpec().GetName(), RemovedAt: time.Now().UnixMilli(), DependsOn: dependsOn(e.Value),
+		})
 		return nil
 	})
 	if err != nil {

@@ -42,6 +42,9 @@ func (s *Server) createService(ctx context.Context, spec *musterv1.ServiceSpec, 
 		if spec.Name == "" {
 			record.Spec.Name = s.freeName(tx, id)
 		}
+		if err := s.checkCycle(tx, record.Spec); err != nil {
+			return nil, err
+		}
 		if err := s.connect(tx, id, nil, record, task, now); err != nil {
 			return nil, err
 		}
@@ -104,6 +107,9 @@ type storedService struct {
 	previous *musterv1.ServiceSpec
 	scaled   bool
 	rollback bool
+
+	// restarts are the services that restart with others, by folded name.
+	restarts map[string][]string
 }
 
 // progress notes how far the update to the service's spec has come.
@@ -157,9 +163,10 @@ func (s *storedService) scale(replicas uint64) error {
 // updateService changes a service as decide says, whose error refuses the
 // change.
 func (s *Server) updateService(ctx context.Context, ref string, version *uint64, decide func(*storedService) error) (*musterv1.Service, error) {
-	now := time.Now()
+	now, restarts := time.Now(), s.restarts()
 	return s.services.update(ctx, ref, version, func(tx *store.Tx, id string, e store.Entry[*recordv1.Service]) (*recordv1.Service, error) {
 		stored := s.readService(tx, id, e)
+		stored.restarts = restarts
 		if err := decide(stored); err != nil {
 			return nil, err
 		}
@@ -192,6 +199,9 @@ func (s *Server) nextService(ctx context.Context, tx *store.Tx, id string, store
 	sameSpec := sameTask && proto.Equal(stored.next, old.Spec)
 	if sameSpec && (stored.scaled || !stored.stuck) {
 		return nil, backend.ErrNoChange
+	}
+	if err := s.checkCycle(tx, stored.next); err != nil {
+		return nil, err
 	}
 	runsSame := sameTask && proto.Equal(stored.next.Endpoint, old.GetSpec().GetEndpoint())
 	if stored.rolledBack && !stored.rollback && !runsSame {
@@ -227,6 +237,9 @@ func (s *Server) nextService(ctx context.Context, tx *store.Tx, id string, store
 			next.FormerTaskDigest, next.FormerEndpoint, next.FormerSpecVersion = old.TaskDigest, old.GetSpec().GetEndpoint(), old.SpecVersion
 		}
 		if err := s.connect(tx, id, old, next, task, now); err != nil {
+			return nil, err
+		}
+		if err := s.restartDependents(ctx, tx, old.GetSpec().GetName(), stored.restarts, now); err != nil {
 			return nil, err
 		}
 	}

@@ -249,6 +249,7 @@ func (v *View) index(s *Service, sign int) {
 	} else {
 		delete(v.globals, s.ID)
 	}
+	v.restarts = v.restarts.with(s.ID, s.Record.GetSpec(), sign)
 	v.use(string(s.Record.TaskDigest), sign)
 	v.use(string(s.Record.PreviousTaskDigest), sign)
 	v.use(string(s.Record.FormerTaskDigest), sign)

@@ -28,7 +28,7 @@ func (r *Reader) ServiceMessage(s *Service) *musterv1.Service {
 		Status: &musterv1.ServiceStatus{
 			DesiredTasks:  s.Status.Desired,
 			RunningTasks:  s.Status.Running,
-			PendingReason: cmp.Or(s.Status.Pending, s.Endpoint.GetError()),
+			PendingReason: cmp.Or(s.Status.Pending, s.Endpoint.GetError(), r.unfinished(s)),
 			Converged:     s.Status.Converged(),
 			FinishedTasks: s.Status.Finished,
 			FailingTasks:  s.Status.Failing,
@@ -120,6 +120,8 @@ func (r *Reader) TaskMessage(t *Task) *musterv1.Task {
 		if len(a.Ports) > 0 {
 			m.Endpoint = &musterv1.Endpoint{Ports: a.Ports}
 		}
+	} else if waits := r.waiting(t); waits != "" {
+		m.Status.Message = waits
 	} else {
 		m.Status.Message = "waiting for a node"
 		m.Status.Error = r.pending(t)

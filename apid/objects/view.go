@@ -60,6 +60,8 @@ type View struct {
 	specUses     map[string]int
 	// globals are the global services.
 	globals map[string]struct{}
+	// restarts are the services that restart with others.
+	restarts restarts
 }
 
 // New returns a view that has seen nothing yet. Remember bounds how many
@@ -155,6 +157,8 @@ func (v *View) ReadSeen(fn func(r *Reader)) {
 type Reader struct {
 	v        *View
 	redacted map[string]*musterv1.TaskSpec
+	// waited holds what services wait for, by id, as far as it was asked.
+	waited map[string]string
 	// lacksSpec is set once a task spec is asked for that has not been seen yet.
 	lacksSpec bool
 }

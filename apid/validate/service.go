@@ -56,6 +56,7 @@ func (v *Validator) Service(spec *musterv1.ServiceSpec, catalog *Catalog) error 
 		r.Invalid("spec.rollback.failureAction", "must be PAUSE or CONTINUE: a rollback is not rolled back")
 	}
 	checkEndpoint(&r, "spec.endpoint", spec.Endpoint)
+	v.checkDependencies(&r, spec)
 	if spec.Task == nil {
 		r.Invalid("spec.task", "is required")
 		return r.Err()
@@ -67,6 +68,34 @@ func (v *Validator) Service(spec *musterv1.ServiceSpec, catalog *Catalog) error 
 	v.task(&r, "spec.task", spec.Task, catalog)
 	v.reach(&r, spec, catalog)
 	return r.Err()
+}
+
+// maxDependencies bounds how many services one may depend on.
+const maxDependencies = 64
+
+func (v *Validator) checkDependencies(r *Report, spec *musterv1.ServiceSpec) {
+	const field = "spec.dependsOn"
+	if n := len(spec.DependsOn); n > maxDependencies {
+		r.Invalid(field, "has %d entries; at most %d are allowed", n, maxDependencies)
+		return
+	}
+	seen := map[string]int{}
+	for i, d := range spec.DependsOn {
+		at := Indexed(field, i) + ".service"
+		name := strings.ToLower(d.Service)
+		first, twice := seen[name]
+		switch {
+		case d.Service == "":
+			r.Invalid(at, "is required: the name of a service")
+		case strings.EqualFold(d.Service, spec.Name):
+			r.Invalid(at, "is the service itself: name another service")
+		case twice:
+			r.Invalid(at, "%q is named by %s already", d.Service, Indexed(field, first))
+		default:
+			v.pattern.checkName(r, at, d.Service)
+		}
+		seen[name] = i
+	}
 }
 
 func checkMode(r *Report, spec *musterv1.ServiceSpec) {

@@ -26,7 +26,6 @@ func serviceGaps() []gap {
 	gaps := []gap{
 		{shape: "replicatedJob", what: "jobs are not implemented yet"},
 		{shape: "globalJob", what: "jobs are not implemented yet"},
-		{shape: "dependsOn[]", what: "dependencies between services are not implemented yet"},
 
 		{shape: "task.networks[].driverOptions[]", what: "no driver has options for single services yet"},
 

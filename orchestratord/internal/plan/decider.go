@@ -23,6 +23,34 @@ type decider struct {
 	target *target
 	// former are targets of slots whose turn has not come, by what they were made of.
 	former map[string]*target
+	// waiting says that the service has to wait for others; nil if it was not asked yet.
+	waiting *bool
+}
+
+// waits reports whether the service has to wait for others.
+func (d *decider) waits() bool {
+	if d.w.Waits == nil {
+		return false
+	}
+	if d.waiting == nil {
+		waiting := d.w.Waits() != ""
+		d.waiting = &waiting
+	}
+	d.plan.WatchesDependencies = d.plan.WatchesDependencies || *d.waiting
+	return *d.waiting
+}
+
+// dependent reports whether a task that is made for a reason waits for other services:
+// one that is there because the service was started, changed or scaled up.
+func (d *decider) dependent(why Reason) bool {
+	switch why {
+	case ReasonSlotEmpty, ReasonNodeEligible:
+		return true
+	case ReasonSpecChanged:
+		return !d.rollout.GetRolledBack()
+	default:
+		return false
+	}
 }
 
 // newDecider begins a decision on a scope, with a rollout in force.
@@ -94,6 +122,10 @@ func sameSlot(a, b *state.Task) bool {
 
 // removed ends all tasks of a service that is gone.
 func (d *decider) removed() {
+	if d.w.StopAfter.After(d.w.Now) {
+		d.wake(d.w.StopAfter.UnixMilli())
+		return
+	}
 	for _, g := range groups(d.tasks) {
 		s := d.open(g[0].Record.Slot, g[0].Record.NodeId, g)
 		s.drop(ReasonServiceRemoved)

@@ -34,6 +34,10 @@
 // worker fetch and prepare what it needs meanwhile. Desired SHUTDOWN ends it
 // and keeps its record as history; desired REMOVE ends it, and its record goes
 // as soon as it has stopped.
+//
+// A task of a service that depends on others is made with desired state NEW while they
+// are not there. It gets no node before it is raised. Only what a user asked for waits so:
+// a task that replaces one that failed, or whose node was lost, does not.
 package plan
 
 import (
@@ -69,6 +73,12 @@ type Input struct {
 	HistoryLimit int64
 	// NewID returns the id of a new task.
 	NewID func() string
+	// Waits returns what the service has to wait for before new tasks of it start, or "".
+	// It is nil if the service depends on no other.
+	Waits func() string
+	// StopAfter is the time before which tasks of a service that was removed are left
+	// alone, because services that depend on it still stop. Zero: there is none.
+	StopAfter time.Time
 }
 
 // Cluster is what a decision needs to know of the nodes.
@@ -121,6 +131,9 @@ type Plan struct {
 	// WatchesRunning says that a task that becomes RUNNING is a reason to look
 	// again.
 	WatchesRunning bool
+	// WatchesDependencies says that tasks wait for other services, whose changes are a
+	// reason to look again.
+	WatchesDependencies bool
 	// Number and State are those of the rollout that the plan rests on, or that it
 	// writes. The slots may change only while it is in force.
 	Number uint64

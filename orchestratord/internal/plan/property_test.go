@@ -66,7 +66,7 @@ func TestRandomWorlds(t *testing.T) {
 			},
 			"node goes": func(t *rapid.T) { delete(w.nodes, node.Draw(t, "node")) },
 			"assign": func(t *rapid.T) {
-				if x := task(t, func(t *state.Task) bool { return t.NodeID == "" && t.Live() }); x != nil {
+				if x := task(t, func(t *state.Task) bool { return t.NodeID == "" && t.Live() && t.Desired() > unstarted }); x != nil {
 					n := x.Record.NodeId
 					if n == "" {
 						n = node.Draw(t, "node")
@@ -84,7 +84,8 @@ func TestRandomWorlds(t *testing.T) {
 					w.report(x, rapid.SampledFrom([]musterv1.TaskState{complete, failed, rejected}).Draw(t, "state"))
 				}
 			},
-			"history": func(t *rapid.T) { w.history = int64(rapid.IntRange(0, 3).Draw(t, "history")) },
+			"wait for others": func(t *rapid.T) { w.waits = rapid.IntRange(0, 2).Draw(t, "waits") == 0 },
+			"history":         func(t *rapid.T) { w.history = int64(rapid.IntRange(0, 3).Draw(t, "history")) },
 		}
 		if !global {
 			actions["scale"] = scale
@@ -94,6 +95,7 @@ func TestRandomWorlds(t *testing.T) {
 		for _, n := range []string{"a", "b", "c", "d"} {
 			w.nodes[n] = plan.Up
 		}
+		w.waits = false
 		w.eventually(t)
 		want := make([]string, 0, 8)
 		if global {

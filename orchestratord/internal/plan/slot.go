@@ -150,7 +150,9 @@ func (s *slot) create(t *recordv1.Task, why Reason) {
 	}
 	t.DesiredAt = d.now
 	t.DesiredState = musterv1.TaskState_RUNNING
-	if until := s.waitsUntil(t); until > 0 {
+	if d.dependent(why) && d.waits() {
+		t.DesiredState = musterv1.TaskState_NEW
+	} else if until := s.waitsUntil(t); until > 0 {
 		t.DesiredState = musterv1.TaskState_READY
 		d.wake(until)
 	}
@@ -159,12 +161,19 @@ func (s *slot) create(t *recordv1.Task, why Reason) {
 
 // start lets a task that waits run, if it need not wait any longer.
 func (s *slot) start(i int) {
+	if unstarted(s.tasks[i]) && (s.target != s.d.target && underWay(s.d.rollout) || s.d.waits()) {
+		// Of a former spec, it is replaced before it ever runs.
+		return
+	}
 	if until := s.waitsUntil(s.tasks[i].Record); until > 0 {
 		s.d.wake(until)
 		return
 	}
 	s.raise(i, musterv1.TaskState_RUNNING, ReasonMayStart)
 }
+
+// unstarted reports whether a task waits for other services.
+func unstarted(t *state.Task) bool { return t.Desired() < musterv1.TaskState_READY }
 
 // waitsUntil says until when a task has to wait if nothing happens, or 0 if it
 // may run now: until its delay is over, and until the tasks that were ended

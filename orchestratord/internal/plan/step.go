@@ -226,8 +226,11 @@ func (d *decider) startSteps(wantedSlots []*slotState, v progress) {
 	}
 	due := make([]*slotState, 0, v.due)
 	taken := v.resting
+	// What runs stays until what the service depends on is there. A slot in which
+	// nothing was started yet loses nothing.
+	waits := !d.rollout.GetRolledBack() && d.waits()
 	for _, e := range wantedSlots {
-		if e.due {
+		if e.due && (!waits || e.unstarted()) {
 			due = append(due, e)
 		} else if e.inFlight {
 			taken++
@@ -240,6 +243,11 @@ func (d *decider) startSteps(wantedSlots []*slotState, v progress) {
 	for _, e := range due {
 		e.begins = true
 	}
+}
+
+// unstarted reports whether no task of the slot was started yet.
+func (e *slotState) unstarted() bool {
+	return !slices.ContainsFunc(e.tasks, func(t *state.Task) bool { return t.Live() && !unstarted(t) })
 }
 
 func (e *slotState) urgency() int {

@@ -43,6 +43,10 @@ type world struct {
 	labels  map[string]string // of nodes; a constraint is a label
 	history int64
 	ids     int
+	// waits says that what the service depends on is not there. stopAfter is until when
+	// services that depend on it stop.
+	waits     bool
+	stopAfter time.Time
 }
 
 func newWorld() *world {
@@ -191,6 +195,13 @@ func (w *world) view() *plan.Input {
 		Spec:    func(d []byte) *musterv1.TaskSpec { return w.specs[string(d)] },
 		Cluster: w, HistoryLimit: w.history,
 		NewID: func() string { w.ids++; return fmt.Sprintf("t%04d", w.ids) },
+		Waits: func() string {
+			if w.waits {
+				return "db: 0 of 1 tasks healthy"
+			}
+			return ""
+		},
+		StopAfter: w.stopAfter,
 	}
 }
 
@@ -285,7 +296,7 @@ func (w *world) settle() {
 		}
 	}
 	for _, t := range w.sorted() {
-		if t.NodeID == "" && t.Live() {
+		if t.NodeID == "" && t.Live() && t.Desired() > unstarted {
 			node := t.Record.NodeId
 			if node == "" && len(up) > 0 {
 				node = slices.MinFunc(up, func(a, b string) int { return cmp.Compare(count[a], count[b]) })

@@ -414,8 +414,10 @@ type Name struct {
 	// The object that has the name. Empty: it was removed.
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	// The name, and when its object was removed. Set only for removed objects.
-	Name          string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
-	RemovedAt     int64  `protobuf:"varint,3,opt,name=removed_at,json=removedAt,proto3" json:"removed_at,omitempty"`
+	Name      string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	RemovedAt int64  `protobuf:"varint,3,opt,name=removed_at,json=removedAt,proto3" json:"removed_at,omitempty"`
+	// The names of the services that a removed service depended on, which stop after it.
+	DependsOn     []string `protobuf:"bytes,4,rep,name=depends_on,json=dependsOn,proto3" json:"depends_on,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -469,6 +471,13 @@ func (x *Name) GetRemovedAt() int64 {
 		return x.RemovedAt
 	}
 	return 0
+}
+
+func (x *Name) GetDependsOn() []string {
+	if x != nil {
+		return x.DependsOn
+	}
+	return nil
 }
 
 // Node is a record of table "nodes", written by apid under the node's id: what
@@ -2314,12 +2323,14 @@ const file_muster_record_v1_record_proto_rawDesc = "" +
 	"\x04Blob\x12\x12\n" +
 	"\x04size\x18\x01 \x01(\x04R\x04size\x12\x17\n" +
 	"\aused_at\x18\x02 \x01(\x03R\x06usedAt\x12\x12\n" +
-	"\x04data\x18\x03 \x01(\fR\x04data\"I\n" +
+	"\x04data\x18\x03 \x01(\fR\x04data\"h\n" +
 	"\x04Name\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1d\n" +
 	"\n" +
-	"removed_at\x18\x03 \x01(\x03R\tremovedAt\"\xbc\x02\n" +
+	"removed_at\x18\x03 \x01(\x03R\tremovedAt\x12\x1d\n" +
+	"\n" +
+	"depends_on\x18\x04 \x03(\tR\tdependsOn\"\xbc\x02\n" +
 	"\x04Node\x12'\n" +
 	"\x04spec\x18\x01 \x01(\v2\x13.muster.v1.NodeSpecR\x04spec\x12\x1d\n" +
 	"\n" +
