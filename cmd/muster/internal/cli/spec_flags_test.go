@@ -38,7 +38,7 @@ func TestFlagsSetFieldsOfTheSpec(t *testing.T) {
 		"stopGracePeriod": "60s", "pullOptions": {"policy": "MISSING"},
 		"healthcheck": {"test": ["CMD-SHELL", "curl localhost"], "interval": "2s", "timeout": "3s", "startPeriod": "4s", "retries": 5},`
 	before := `{
-		"name": "web", "replicated": {"replicas": 1}, "labels": {"kept": "1", "gone": "1"}, "endpoint": {"ports": [{"targetPort": 80}, {"targetPort": 81}]},
+		"name": "web", "replicated": {"replicas": 1}, "labels": {"kept": "1", "gone": "1"}, "dependsOn": [{"service": "db"}, {"service": "gone"}], "endpoint": {"ports": [{"targetPort": 80}, {"targetPort": 81}]},
 		"task": {"networks": [{"target": "id-old"}, {"target": "id-kept"}], "placement": {"constraints": ["a==1", "b==2"]}, "container": {
 			"image": "nginx:1", "env": ["KEPT=1", "CHANGED=1", "GONE=1"], "labels": {"kept": "1", "changed": "1", "gone": "1"},
 			"mounts": [{"type": "BIND", "target": "/a"}, {"type": "BIND", "target": "/b"}], "ulimits": [{"name": "nofile", "soft": 1, "hard": 1}],
@@ -50,8 +50,10 @@ func TestFlagsSetFieldsOfTheSpec(t *testing.T) {
 		"create": {[]string{"service", "create", "--detach", "--name", "web"}, []string{
 			"--replicas", "4", "-e", "A=1", "-e", "MUSTER_TEST_FLAG", "-e", "MUSTER_TEST_UNSET", "-l", "a=1", "-l", "b", "--container-label", "c=3", "--constraint", "d==4",
 			"-p", "8080:80/udp", "-p", "target=81,mode=host", "--mount", "type=bind,source=/a,target=/b,ro", "-p", "90-91/sctp", "--network", "n", "--network", "name=m,alias=a,alias=b,driver-opt=k=v", "--dns-option", "ndots:2", "--dns-search", "example.com", "--ulimit", "nofile=1:2",
-			"--host", "10.0.0.1 x", "--dns", "10.0.0.2", "--dns", "10.0.0.3", "--group", "g", "--log-opt", "k=v", "nginx:1", "arg", "-x",
+			"--host", "10.0.0.1 x", "--dns", "10.0.0.2", "--dns", "10.0.0.3", "--group", "g", "--log-opt", "k=v",
+			"--depends-on", "db:healthy", "--depends-on", "service=job,condition=completed,restart,optional", "nginx:1", "arg", "-x",
 		}, `{"name": "web", "labels": {"a": "1", "b": ""}, "replicated": {"replicas": 4},` + fields + `
+			"dependsOn": [{"service": "db", "condition": "HEALTHY"}, {"service": "job", "condition": "COMPLETED", "restart": true, "required": false}],
 			"endpoint": {"mode": "DNSRR", "drainDelay": "5s", "ports": [{"targetPort": 80, "publishedPort": 8080, "protocol": "UDP"}, {"targetPort": 81, "publishMode": "HOST"},
 				{"targetPort": 90, "protocol": "SCTP"}, {"targetPort": 91, "protocol": "SCTP"}]},
 			"task": {` + task + `"placement": {"constraints": ["d==4"], "maxReplicas": 2}, "networks": [{"target": "n"}, {"target": "m", "aliases": ["a", "b"], "driverOptions": {"k": "v"}}], "logDriver": {"name": "journald", "options": {"k": "v"}},
@@ -62,8 +64,8 @@ func TestFlagsSetFieldsOfTheSpec(t *testing.T) {
 			"--replicas", "4", "--image", "nginx:2", "--args", "x y", "--force", "--env-add", "CHANGED=2", "--env-add", "NEW=3", "--env-rm", "GONE",
 			"--label-add", "new=2", "--label-rm", "gone", "--container-label-add", "changed=2", "--container-label-rm", "gone", "--constraint-add", "c==3", "--constraint-rm", "a==1",
 			"--publish-add", "82", "--publish-add", "8083-8084:83-84", "--network-rm", "old", "--network-add", "name=kept,alias=x", "--network-add", "new", "--dns-add", "1.1.1.1", "--dns-rm", "9.9.9.9", "--dns-search-rm", "gone", "--publish-rm", "8080:80", "--mount-add", "type=tmpfs,target=/c", "--mount-rm", "/a", "--ulimit-add", "nofile=3", "--host-add", "1.1.1.1 c",
-			"--host-rm", "1.1.1.1 a", "web",
-		}, `{"name": "web", "labels": {"kept": "1", "new": "2"}, "replicated": {"replicas": 4},` + fields + `
+			"--host-rm", "1.1.1.1 a", "--depends-on-add", "db:started", "--depends-on-rm", "gone", "web",
+		}, `{"name": "web", "labels": {"kept": "1", "new": "2"}, "replicated": {"replicas": 4}, "dependsOn": [{"service": "db", "condition": "STARTED"}],` + fields + `
 			"endpoint": {"mode": "DNSRR", "drainDelay": "5s", "ports": [{"targetPort": 81}, {"targetPort": 82}, {"publishedPort": 8083, "targetPort": 83}, {"publishedPort": 8084, "targetPort": 84}]},
 			"task": {` + task + `"forceUpdate": 1, "placement": {"constraints": ["b==2", "c==3"], "maxReplicas": 2}, "networks": [{"target": "kept", "aliases": ["x"]}, {"target": "new"}], "logDriver": {"name": "journald"},
 				"container": {` + container + `"image": "nginx:2", "args": ["x", "y"], "env": ["KEPT=1", "CHANGED=2", "NEW=3"], "labels": {"kept": "1", "changed": "2"},

@@ -35,6 +35,7 @@ func specLists() []specList {
 	const (
 		c    = "task.container."
 		port = "publish a port on all nodes, 8080:80 or 8000-8003:80-83/udp, or on those of the tasks, published=8080,target=80,mode=host; further keys: protocol, name, external-traffic=local, proxy-protocol"
+		on   = "service that must be there before tasks start: NAME, NAME:healthy, NAME:completed, or service=NAME,condition=healthy,restart,optional"
 		net  = "attach to a network: NAME, or name=NAME,alias=db; host: the node's own network; none"
 	)
 	return []specList{
@@ -59,6 +60,10 @@ func specLists() []specList {
 		{
 			name: "network", path: "task.networks", read: message(parseNetwork), key: "target", target: networkTarget, replaces: true,
 			create: net, add: net, remove: "detach from a network",
+		},
+		{
+			name: "depends-on", path: "dependsOn", read: message(parseDependency), key: "service", replaces: true,
+			create: on, add: on, remove: "stop waiting for a service",
 		},
 		{name: "cap-add", path: c + "capabilityAdd", create: "add a capability", add: "add a capability"},
 		{name: "cap-drop", path: c + "capabilityDrop", create: "drop a capability", add: "drop a capability"},
