@@ -37,6 +37,10 @@ func Mutations() []Mutation {
 	}
 }
 
+// DependencyMutations returns the mutations of what only services that depend on others
+// have, for one run.
+func DependencyMutations() []Mutation { return []Mutation{impatientOrchestrator()} }
+
 // every returns a function that returns true for every nth call.
 func every(n int64) func() bool {
 	var calls atomic.Int64

@@ -253,3 +253,18 @@ func (r *rogue) hurry(ctx context.Context, id string) error {
 		return nil
 	})
 }
+
+// impatientOrchestrator starts tasks that have to wait for other services.
+func impatientOrchestrator() Mutation {
+	return rogues("tasks that do not wait for others", func(ctx context.Context, r *rogue) error {
+		for t := range r.tasks.Tasks() {
+			if t.Desired() != musterv1.TaskState_NEW {
+				continue
+			}
+			if err := r.lower(ctx, t); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}

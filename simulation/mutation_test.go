@@ -36,6 +36,7 @@ var caught = map[string][]uint64{
 	"an allocator without a fence":         {2},
 	"sidecars that never started":          {2},
 	"main containers that do not wait":     {3},
+	"tasks that do not wait for others":    {2, 3},
 }
 
 // withstood are mistakes that do no harm, for the product is made so.
@@ -51,7 +52,13 @@ func TestMutations(t *testing.T) {
 		t.Log("mistakes are looked for without the race detector")
 		return
 	}
-	for i, s := range simulation.Mutations() {
+	t.Run("dependencies", func(t *testing.T) { mutate(t, simulation.DependencyMutations, simulation.NewDependencyScript) })
+	mutate(t, simulation.Mutations, script)
+}
+
+// mutate makes each of some mistakes in the scripts of its seeds.
+func mutate(t *testing.T, mutations func() []simulation.Mutation, script func(seed uint64) *simulation.Script) {
+	for i, s := range mutations() {
 		if *mutation != "" && *mutation != s.Name {
 			continue
 		}
@@ -71,7 +78,7 @@ func TestMutations(t *testing.T) {
 				if !slices.Contains(fixed, seed) {
 					t.Log("it is not known whether this seed passes without")
 				}
-				o := simulate(t, simulation.NewScript(seed), simulation.Mutations()[i])
+				o := simulate(t, script(seed), mutations()[i])
 				if harmless {
 					o.judge(t)
 					return

@@ -33,6 +33,8 @@ type observer struct {
 	// taken holds blocks that were taken from nodes, until the judge has seen them.
 	taken []takenBlock
 	turns *turns
+	// dependents is nil unless services depend on others.
+	dependents *dependents
 }
 
 // overlap lists several tasks of one slot that should have run at the same time.
@@ -68,6 +70,9 @@ func newObserver(c *cluster, space kv.KV) (*observer, error) {
 	}
 	o := &observer{c: c, tables: t, store: s, tasks: map[string]*history{}, names: map[string]string{}, live: map[string]map[string]bool{}}
 	o.turns = newTurns(o)
+	if c.script.Size.Dependencies {
+		o.dependents = newDependents(o)
+	}
 	return o, nil
 }
 
@@ -98,6 +103,9 @@ func (o *observer) advance(from, to *store.Snapshot) {
 	defer o.mu.Unlock()
 	o.turns.advance(from, to)
 	o.allocations(from, to)
+	if o.dependents != nil {
+		o.dependents.advance(from, to)
+	}
 	for ch := range o.tables.Services.Changes(from, to) {
 		if ch.New != nil {
 			o.names[ch.New.Key] = ch.New.Value.Spec.Name

@@ -28,6 +28,8 @@ type Size struct {
 	Latency time.Duration
 	// Networks has users make networks, and services on them, some with groups.
 	Networks bool
+	// Dependencies has services depend on others.
+	Dependencies bool
 }
 
 // Op is what a step does.
@@ -158,7 +160,7 @@ func describe(s *musterv1.ServiceSpec) string {
 	for _, c := range s.Task.Group {
 		text += ", " + c.Name
 	}
-	return text
+	return text + describeDependencies(s.DependsOn)
 }
 
 // Script is all that is done in a run and all that goes wrong. It is a function of
@@ -207,6 +209,13 @@ func NewScript(seed uint64) *Script {
 	return NewScriptOf(seed, size)
 }
 
+// NewDependencyScript draws the script of a seed in which services depend on others.
+func NewDependencyScript(seed uint64) *Script {
+	size := drawSize(rand.New(rand.NewPCG(seed, 0x6d7573746572)))
+	size.Dependencies = true
+	return NewScriptOf(seed, size)
+}
+
 // NewScriptOf draws a script of a given size.
 func NewScriptOf(seed uint64, size Size) *Script {
 	s := &Script{Seed: seed, Size: size, SessionLossDelays: map[string]time.Duration{}}
@@ -229,6 +238,7 @@ func NewScriptOf(seed uint64, size Size) *Script {
 	s.addConfigs(size)
 	s.addNetworks(size)
 	slices.SortStableFunc(s.Steps, func(a, b Step) int { return int(a.At - b.At) })
+	s.addDependencies(size)
 	return s
 }
 

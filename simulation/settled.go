@@ -17,7 +17,9 @@ func (p *picture) settled() []string {
 	p.room()
 	p.nodesSettled()
 	for id, s := range p.services {
-		if s.Spec.GetGlobal() != nil {
+		if len(s.Spec.DependsOn) > 0 && p.waits(s) != "" {
+			p.waitingSettled(id, s)
+		} else if s.Spec.GetGlobal() != nil {
 			p.globalSettled(id, s)
 		} else {
 			p.replicatedSettled(id, s)

@@ -21,7 +21,16 @@ import (
 var (
 	seed    = flag.Uint64("seed", 0, "run this seed only")
 	journal = flag.String("journal", "", "write all events to this file")
+	depends = flag.Bool("dependencies", false, "have services depend on others")
 )
+
+// script returns the script of a seed.
+func script(seed uint64) *simulation.Script {
+	if *depends {
+		return simulation.NewDependencyScript(seed)
+	}
+	return simulation.NewScript(seed)
+}
 
 // fixed are the seeds that every test run takes: some that are quick, a large cluster,
 // and those that have found something.
@@ -41,6 +50,9 @@ var (
 //	232         an update waited forever for a task on a paused node
 var fixed = []uint64{1, 2, 3, 4, 5, 7, 9, 10, 11, 16, 21, 44, 53, 58, 67, 160, 232}
 
+// dependent are seeds that every test run takes with services that depend on others.
+var dependent = []uint64{2, 4, 9}
+
 // races are those of them that are run with the race detector too.
 var races = []uint64{1, 3, 4, 9, 10}
 
@@ -56,10 +68,19 @@ func TestSimulate(t *testing.T) {
 	for range fresh {
 		seeds = append(seeds[:len(seeds):len(seeds)], 1000+rand.Uint64N(1e9))
 	}
+	for _, seed := range dependent {
+		if raced || *depends {
+			break
+		}
+		t.Run(fmt.Sprint("dependencies/seed=", seed), func(t *testing.T) {
+			t.Parallel()
+			simulate(t, simulation.NewDependencyScript(seed), simulation.Mutation{}).judge(t)
+		})
+	}
 	for _, seed := range seeds {
 		t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) {
 			t.Parallel()
-			simulate(t, simulation.NewScript(seed), simulation.Mutation{}).judge(t)
+			simulate(t, script(seed), simulation.Mutation{}).judge(t)
 		})
 	}
 }
