@@ -22,8 +22,8 @@ import (
 	"github.com/musterhq/muster/apid/backend"
 	"github.com/musterhq/muster/apid/control"
 	"github.com/musterhq/muster/apid/logs"
-	"github.com/musterhq/muster/apid/networktest"
 	"github.com/musterhq/muster/apid/objects"
+	"github.com/musterhq/muster/apid/probes"
 	"github.com/musterhq/muster/apid/rest"
 	clusterstatus "github.com/musterhq/muster/apid/status"
 	"github.com/musterhq/muster/apid/sweep"
@@ -189,7 +189,7 @@ func New(env daemon.Env, cfg Config) (*Daemon, error) {
 	})
 	apiTokens := tokens.New(d.backend)
 	server := control.New(d.backend, control.Options{
-		Member: env.Member, Subsystems: d.subsystems, Unsharded: sweepSubsystem, Looker: looker, Logs: d.logs, Prober: networktest.NewProber(owner, env.Dial),
+		Member: env.Member, Subsystems: d.subsystems, Unsharded: sweepSubsystem, Looker: looker, Logs: d.logs, Prober: probes.NewProber(owner, env.Dial),
 		Tokens: apiTokens, Authority: d.authority, Watchers: watchers, Bookmark: bookmark, MaxConfigBytes: cfg.MaxConfigBytes,
 	})
 	musterv1.RegisterControlServiceServer(env.Server, server)

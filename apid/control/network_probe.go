@@ -9,8 +9,8 @@ import (
 	"google.golang.org/grpc/status"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
-	"github.com/musterhq/muster/apid/networktest"
 	"github.com/musterhq/muster/apid/objects"
+	"github.com/musterhq/muster/apid/probes"
 	"github.com/musterhq/muster/internal/defaults"
 )
 
@@ -37,7 +37,7 @@ func (s *Server) TestNetwork(ctx context.Context, req *musterv1.TestNetworkReque
 	name := ""
 	s.View.Read(func(r *objects.Reader) {
 		name = r.ServiceName(service)
-		err = chooseTest(r, resp)
+		err = chooseProbe(r, resp)
 	})
 	if err != nil {
 		return nil, err
@@ -58,14 +58,14 @@ func (s *Server) TestNetwork(ctx context.Context, req *musterv1.TestNetworkReque
 			reports[c.NodeId] = pluginMessage(r, c.NodeId, resp.NetworkId)
 		}
 	})
-	networktest.Sort(resp.Checks)
-	resp.Problems = networktest.Conclude(name, resp.NodeName, resp.Checks, reports)
+	probes.Sort(resp.Checks)
+	resp.Problems = probes.Conclude(name, resp.NodeName, resp.Checks, reports)
 	resp.Ok = len(resp.Problems) == 0
 	return resp, nil
 }
 
-// chooseTest fills in the network and the node of a test.
-func chooseTest(r *objects.Reader, resp *musterv1.TestNetworkResponse) error {
+// chooseProbe fills in the network and the node of a probe.
+func chooseProbe(r *objects.Reader, resp *musterv1.TestNetworkResponse) error {
 	s, ok := r.Service(resp.ServiceId)
 	if !ok {
 		return status.Error(codes.NotFound, "the service was removed")

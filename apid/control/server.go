@@ -18,8 +18,8 @@ import (
 	"github.com/musterhq/muster/apid/backend"
 	"github.com/musterhq/muster/apid/blobs"
 	"github.com/musterhq/muster/apid/logs"
-	"github.com/musterhq/muster/apid/networktest"
 	"github.com/musterhq/muster/apid/objects"
+	"github.com/musterhq/muster/apid/probes"
 	clusterstatus "github.com/musterhq/muster/apid/status"
 	"github.com/musterhq/muster/apid/tokens"
 	"github.com/musterhq/muster/apid/validate"
@@ -43,7 +43,7 @@ type Options struct {
 	Unsharded string
 	Looker    *clusterstatus.Looker
 	Logs      *logs.Broker
-	Prober    *networktest.Prober
+	Prober    *probes.Prober
 	Tokens    *tokens.Service
 	Authority *authority.Authority
 	// Watchers counts the watches that are open.

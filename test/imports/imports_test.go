@@ -145,10 +145,10 @@ func TestLayersOfApid(t *testing.T) {
 		// For tests.
 		"backend/backendtest": {"backend", "objects"},
 		"blobs":               {"backend"},
-		"control":             {"authority", "backend", "blobs", "logs", "networktest", "objects", "status", "tokens", "validate"},
+		"control":             {"authority", "backend", "blobs", "logs", "probes", "objects", "status", "tokens", "validate"},
 		"gateway":             {},
 		"logs":                {"objects"},
-		"networktest":         {},
+		"probes":              {},
 		"objects":             {},
 		"rest":                {"gateway", "validate"},
 		"status":              {},

@@ -53,7 +53,7 @@ func (c *CLI) Explain(err error) (string, int) {
 		return err.Error(), ExitNotConverged
 	case errors.Is(err, errNoAnswer):
 		return err.Error(), ExitUnavailable
-	case errors.Is(err, errUnhealthy), errors.Is(err, errUnreachable):
+	case errors.Is(err, errUnhealthy), errors.Is(err, errNotReached):
 		return err.Error(), ExitUnhealthy
 	case errors.Is(err, context.Canceled):
 		return "interrupted", ExitInterrupted

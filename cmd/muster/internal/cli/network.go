@@ -17,7 +17,7 @@ import (
 func (c *CLI) network() *cobra.Command {
 	k := networkKind()
 	return group("network", "Create and manage networks, on which services reach each other",
-		c.networkCreate(), listCommand(c, k), c.networkInspect(k), removeCommand(c, k), c.networkPrune(k), c.networkTest())
+		c.networkCreate(), listCommand(c, k), c.networkInspect(k), removeCommand(c, k), c.networkPrune(k), c.networkProbe())
 }
 
 func networkKind() *kind[*musterv1.Network, *musterv1.ListNetworksRequest] {

@@ -1,11 +1,11 @@
-package networktest_test
+package probes_test
 
 import (
 	"slices"
 	"testing"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
-	"github.com/musterhq/muster/apid/networktest"
+	"github.com/musterhq/muster/apid/probes"
 )
 
 func tried(kind musterv1.NetworkCheck_Kind, result musterv1.NetworkCheck_Result, target, task, node string) *musterv1.TestedConnection {
@@ -59,7 +59,7 @@ func TestConclusionNamesTheFirstHopThatBreaks(t *testing.T) {
 			"published port 192.0.2.1:8080: it broke, although all tasks answer; see the messages of the network plugin on node n1 (muster node inspect n1)",
 		}},
 	} {
-		if got := networktest.Conclude("web", "n1", test.checks, map[string]string{"n3": "the kernel has no VXLAN"}); !slices.Equal(got, test.want) {
+		if got := probes.Conclude("web", "n1", test.checks, map[string]string{"n3": "the kernel has no VXLAN"}); !slices.Equal(got, test.want) {
 			t.Errorf("%s:\n got %q\nwant %q", what, got, test.want)
 		}
 	}
@@ -76,7 +76,7 @@ func TestChecksHaveOneOrder(t *testing.T) {
 	for range len(want) {
 		got := slices.Concat(want[1:], want[:1])
 		slices.Reverse(got)
-		networktest.Sort(got)
+		probes.Sort(got)
 		if !slices.Equal(got, want) {
 			t.Errorf("order of checks: %v, want %v", got, want)
 		}

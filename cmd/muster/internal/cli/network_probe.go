@@ -12,10 +12,10 @@ import (
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 )
 
-// errUnreachable says that something of a service is not reached.
-var errUnreachable = errors.New("not reached")
+// errNotReached says that something of a service is not reached.
+var errNotReached = errors.New("not reached")
 
-func (c *CLI) networkTest() *cobra.Command {
+func (c *CLI) networkProbe() *cobra.Command {
 	var o output
 	req := &musterv1.TestNetworkRequest{}
 	cmd := &cobra.Command{
@@ -42,7 +42,7 @@ standard error.`,
 				c.line("From", fmt.Sprintf("%s (%s)", cmp.Or(resp.NodeName, resp.NodeId), resp.Source))
 				c.printf("\n")
 			}
-			if err := show(c, &o, []*musterv1.TestNetworkResponse{resp}, nil, func() *table { return testTable(resp) }); err != nil {
+			if err := show(c, &o, []*musterv1.TestNetworkResponse{resp}, nil, func() *table { return probeTable(resp) }); err != nil {
 				return err
 			}
 			if resp.Ok {
@@ -52,7 +52,7 @@ standard error.`,
 			for _, p := range resp.Problems {
 				text += "\n  " + printable(p)
 			}
-			return fmt.Errorf("service %s is %w everywhere on network %s:%s", args[0], errUnreachable, resp.NetworkName, text)
+			return fmt.Errorf("service %s is %w everywhere on network %s:%s", args[0], errNotReached, resp.NetworkName, text)
 		},
 	}
 	o.addFlags(cmd, false)
@@ -61,7 +61,7 @@ standard error.`,
 	return cmd
 }
 
-func testTable(resp *musterv1.TestNetworkResponse) *table {
+func probeTable(resp *musterv1.TestNetworkResponse) *table {
 	t := &table{header: []string{"TRIED", "TASK", "NODE", "AT", "RESULT", "TIME"}}
 	for _, one := range resp.Checks {
 		k := one.GetCheck()

@@ -1,6 +1,6 @@
-// Package networktest has nodes try whether services are reached on networks, and says
+// Package probes has nodes try whether services are reached on networks, and says
 // where the way breaks.
-package networktest
+package probes
 
 import (
 	"context"
@@ -17,7 +17,7 @@ import (
 )
 
 const (
-	// timeout bounds one test, and mostAtOnce how many run at the same time.
+	// timeout bounds one probe, and mostAtOnce how many run at the same time.
 	timeout    = 40 * time.Second
 	mostAtOnce = 16
 )
