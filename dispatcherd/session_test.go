@@ -391,6 +391,7 @@ func TestHello(t *testing.T) {
 			"no node":           {&dispatcherv1.Hello{InstanceId: "1", Description: good}, "node_id is empty"},
 			"no instance":       {&dispatcherv1.Hello{NodeId: "n1", Description: good}, "instance_id is empty"},
 			"slash":             {&dispatcherv1.Hello{NodeId: "n/1", InstanceId: "1", Description: good}, "slash"},
+			"odd characters":    {&dispatcherv1.Hello{NodeId: "bad!!", InstanceId: "1", Description: good}, "want 1 to 64 letters"},
 			"newline":           {&dispatcherv1.Hello{NodeId: "n\n1", InstanceId: "1", Description: good}, "unprintable"},
 			"long":              {&dispatcherv1.Hello{NodeId: strings.Repeat("n", 65), InstanceId: "1", Description: good}, "at most 64"},
 			"no description":    {&dispatcherv1.Hello{NodeId: "n1", InstanceId: "1"}, "description is missing"},

@@ -6,7 +6,6 @@ import (
 	"math"
 	"net"
 	"net/netip"
-	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -14,6 +13,7 @@ import (
 	"google.golang.org/grpc"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/api/nodeid"
 	"github.com/musterhq/muster/internal/nodereport"
 	"github.com/musterhq/muster/internal/tracing"
 	"github.com/musterhq/muster/workerd/executor"
@@ -101,10 +101,10 @@ func DefaultConfig() Config {
 
 // CheckNodeID refuses what cannot be the id of a node. An empty one is still to be made.
 func CheckNodeID(id string) error {
-	if strings.ContainsAny(id, "/ \n\t") {
-		return fmt.Errorf("node id %q holds a slash or white space", id)
+	if id == "" {
+		return nil
 	}
-	return nil
+	return nodeid.Check(id)
 }
 
 // Validate names all that is wrong.

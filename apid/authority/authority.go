@@ -18,6 +18,7 @@ import (
 	cav1 "github.com/musterhq/muster/api/muster/ca/v1"
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/api/nodeid"
 	"github.com/musterhq/muster/apid/backend"
 	clusterstatus "github.com/musterhq/muster/apid/status"
 	"github.com/musterhq/muster/internal/auth"
@@ -97,7 +98,11 @@ func (a *Service) Join(ctx context.Context, req *cav1.JoinRequest) (*cav1.JoinRe
 		role = authv1.Role_WORKER
 	}
 	id := auth.Identity{Role: role, Name: req.Name}
-	if err := auth.ValidName(req.Name); err != nil {
+	err = auth.ValidName(req.Name)
+	if err == nil && !manager {
+		err = nodeid.Check(req.Name)
+	}
+	if err != nil {
 		return nil, status.Errorf(codes.InvalidArgument, "name: %v", err)
 	}
 	request, err := ca.ParseRequest(req.Request)
@@ -160,6 +165,9 @@ func (a *Service) Renew(ctx context.Context, req *cav1.RenewRequest) (*cav1.Rene
 // its key certified before: the holder of a join token must not become an existing
 // node.
 func (a *Service) admitNode(ctx context.Context, node string, r *ca.Request, lifetime time.Duration) error {
+	if err := a.checkHardwareAddress(node); err != nil {
+		return err
+	}
 	return a.certifyNode(ctx, node, r, lifetime, func(tx *store.Tx, known *recordv1.Node, key []byte) error {
 		if bytes.Equal(known.CertificateKey, key) || bytes.Equal(known.CertificateKeyBefore, key) {
 			return nil
@@ -171,6 +179,34 @@ func (a *Service) admitNode(ctx context.Context, node string, r *ca.Request, lif
 		}
 		return nil
 	})
+}
+
+// checkHardwareAddress refuses the id of a new node that has the hardware address of
+// another node on networks: neither would get traffic. Two that join at the same moment
+// are not found, and left out by the networks' nodes.
+func (a *Service) checkHardwareAddress(node string) error {
+	now, t := a.backend.Snapshot(), a.backend.Tables
+	if _, known := t.Nodes.Get(now, node); known {
+		return nil
+	}
+	own := nodeid.HardwareAddress(node)
+	taken := func(other string) error {
+		if other == node || !bytes.Equal(nodeid.HardwareAddress(other), own) {
+			return nil
+		}
+		return status.Errorf(codes.AlreadyExists, "name: node %s has the same hardware address %s on networks: give the worker another node id", other, own)
+	}
+	for e := range t.Nodes.Scan(now, "") {
+		if err := taken(e.Key); err != nil && !e.Value.Removed {
+			return err
+		}
+	}
+	for e := range t.NodeStates.Scan(now, "") {
+		if err := taken(e.Key); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // renewNode does so for a node that shows a certificate of the newest key or, for

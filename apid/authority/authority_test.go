@@ -209,6 +209,27 @@ func TestJoinTokenDoesNotGiveTheNameOfAKnownNode(t *testing.T) {
 	})
 }
 
+// TestJoinRefusesTheHardwareAddressOfAnotherNode uses two ids that make the same address.
+func TestJoinRefusesTheHardwareAddressOfAnotherNode(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		const one, other = "node-23922", "node-318872"
+		f := start(t)
+		same := request(t)
+		wantCode(t, "join", f.join(one, f.tokens.Worker, same), codes.OK)
+		wantCode(t, "join as another node", f.join(other, f.tokens.Worker, request(t)), codes.AlreadyExists)
+		wantCode(t, "join again", f.join(one, f.tokens.Worker, same), codes.OK)
+
+		f.update(func(tx *store.Tx) {
+			f.backend.Tables.Nodes.Put(tx, one, &recordv1.Node{Removed: true})
+			f.backend.Tables.NodeStates.Put(tx, "n2", &recordv1.NodeState{})
+		})
+		wantCode(t, "join after the other was removed", f.join(other, f.tokens.Worker, request(t)), codes.OK)
+
+		wantCode(t, "join as a node with an odd id", f.join(".n", f.tokens.Worker, request(t)), codes.InvalidArgument)
+	})
+}
+
 func TestJoinRecordsUntilWhenANodeHasACertificate(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"strings"
 	"unicode"
+
+	"github.com/musterhq/muster/api/nodeid"
 )
 
 // MaxID is the greatest length of an id that a worker chooses.
@@ -24,6 +26,17 @@ func CheckID(field, id string) error {
 	default:
 		return nil
 	}
+}
+
+// CheckNodeID returns an error that names the field if an id cannot be that of a node.
+func CheckNodeID(field, id string) error {
+	if err := CheckID(field, id); err != nil {
+		return err
+	}
+	if err := nodeid.Check(id); err != nil {
+		return fmt.Errorf("%s: %w", field, err)
+	}
+	return nil
 }
 
 // Clip shortens a text to at most n bytes. It does not cut a character in two.

@@ -102,7 +102,7 @@ func checkHello(h *dispatcherv1.Hello) error {
 	if h == nil {
 		return status.Error(codes.InvalidArgument, "the first message of a session must be hello")
 	}
-	if err := errors.Join(bounds.CheckID("node_id", h.NodeId), bounds.CheckID("instance_id", h.InstanceId)); err != nil {
+	if err := errors.Join(bounds.CheckNodeID("node_id", h.NodeId), bounds.CheckID("instance_id", h.InstanceId)); err != nil {
 		return status.Error(codes.InvalidArgument, err.Error())
 	}
 	return bounds.CheckDescription(h.Description)

@@ -69,7 +69,8 @@ func TestRefused(t *testing.T) {
 		"machine without a way":   {[]string{"workerd", "--machine-pid", "99999999", "--data-path-addr", "192.0.2.1", "--ops-listen="}, []string{"--machine-pid", "pid: host", "SYS_PTRACE"}},
 		"machine without address": {[]string{"workerd", "--machine-pid", strconv.Itoa(os.Getpid()), "--ops-listen="}, []string{"data path address"}},
 		"bad memory":              {[]string{"workerd", "--memory", "lots"}, []string{"--memory"}},
-		"reset of a bad id":       {[]string{"workerd", "reset", "--force", "--node-id", "a b", "--data-dir", empty}, []string{"--node-id", "white space"}},
+		"reset of a bad id":       {[]string{"workerd", "reset", "--force", "--node-id", "a b", "--data-dir", empty}, []string{"--node-id", "want 1 to 64 letters"}},
+		"worker of an odd id":     {[]string{"workerd", "--node-id", "bad!!", "--ops-listen="}, []string{"node id \"bad!!\"", "want 1 to 64 letters"}},
 		"reset of nothing":        {[]string{"workerd", "reset", "--force", "--node-id", "a", "--timeout", "1s", "--data-dir", filepath.Join(empty, "none")}, []string{"--data-dir", "no such file"}},
 		"bad dispatcher":          {[]string{"workerd", "--dispatcher", "nowhere", "--ops-listen="}, []string{"nowhere"}},
 	}

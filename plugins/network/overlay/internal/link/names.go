@@ -15,6 +15,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 
+	"github.com/musterhq/muster/api/nodeid"
 	"github.com/musterhq/muster/plugins/network/overlay/internal/netns"
 )
 
@@ -67,16 +68,13 @@ func HostLink(node, network string) string { return HostPrefix(node) + tag(8, ne
 // TaskLink returns the name of the network's end of a task's interface.
 func TaskLink(task, network string) string { return TaskPrefix + tag(14, task, network) }
 
-// hardwareAddress returns a local unicast address for the given ids.
-func hardwareAddress(parts ...string) net.HardwareAddr {
-	return append(net.HardwareAddr{0x02}, sum(parts...)[:5]...)
-}
-
 // PeerMAC returns the hardware address of a node on an overlay.
-func PeerMAC(node string) net.HardwareAddr { return hardwareAddress("node", node) }
+func PeerMAC(node string) net.HardwareAddr { return nodeid.HardwareAddress(node) }
 
 // TaskMAC returns the hardware address of a task's interface.
-func TaskMAC(task, network string) net.HardwareAddr { return hardwareAddress("task", task, network) }
+func TaskMAC(task, network string) net.HardwareAddr {
+	return append(net.HardwareAddr{0x02}, sum("task", task, network)[:5]...)
+}
 
 // dockerBridge matches the names that Docker gives to the bridges of its networks.
 var dockerBridge = regexp.MustCompile(`^br-[0-9a-f]{12}$`)
