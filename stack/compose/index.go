@@ -29,6 +29,8 @@ type index struct {
 	absolute map[string]bool
 	warnings []Problem
 	values   int
+	// sizes are the values of services that are extended.
+	sizes map[serviceAt]int
 }
 
 // serviceAt is a service in a file.
@@ -38,7 +40,7 @@ type serviceAt struct {
 }
 
 func newIndex(dir string, b *budget) *index {
-	return &index{dir: dir, budget: b, bases: map[serviceAt]serviceAt{}, absolute: map[string]bool{}}
+	return &index{dir: dir, budget: b, bases: map[serviceAt]serviceAt{}, absolute: map[string]bool{}, sizes: map[serviceAt]int{}}
 }
 
 // scope is where a file is read from: what its relative paths and variables mean.
@@ -142,8 +144,12 @@ func (x *index) scan(s *source, n *yaml.Node, vars variables, seen map[*yaml.Nod
 	if err != nil {
 		return err
 	}
-	if path := paths.ExpandUser(text); filepath.IsAbs(path) {
-		x.absolute[filepath.Clean(path)] = true
+	// An option such as "seccomp=/path" has the path behind its name.
+	_, value, _ := strings.Cut(text, "=")
+	for _, path := range []string{text, value} {
+		if path = paths.ExpandUser(path); filepath.IsAbs(path) {
+			x.absolute[filepath.Clean(path)] = true
+		}
 	}
 	return nil
 }
@@ -300,20 +306,28 @@ func (x *index) extend(ctx context.Context, s *source, at serviceAt, key, extend
 		}
 		in.dir = filepath.Dir(path)
 	}
-	next := serviceAt{base.path, service}
-	x.bases[at] = next
-	for seen := next; ; seen = x.bases[seen] {
-		if seen == at {
-			return fmt.Errorf("%s:%d: services.%s.extends: services extend one another in a cycle", s.name, key.Line, at.service)
-		}
-		if _, more := x.bases[seen]; !more {
-			break
-		}
-	}
-	if err := x.charge(s.name, base.serviceSize(service)); err != nil {
+	x.bases[at] = serviceAt{base.path, service}
+	if err := x.extends(ctx, base, service, in, depth+1); err != nil {
 		return err
 	}
-	return x.extends(ctx, base, service, in, depth+1)
+	return x.chargeBases(s, at, key.Line)
+}
+
+// chargeBases counts what a service gets of all those that it extends.
+func (x *index) chargeBases(s *source, at serviceAt, line int) error {
+	total := 0
+	next, more := x.bases[at]
+	for steps := 1; more; steps++ {
+		switch {
+		case next == at:
+			return fmt.Errorf("%s:%d: services.%s.extends: services extend one another in a cycle", s.name, line, at.service)
+		case steps > maxChain:
+			return fmt.Errorf("%s:%d: services.%s.extends: more than %d services extend one another", s.name, line, at.service, maxChain)
+		}
+		total += x.serviceSize(next)
+		next, more = x.bases[next]
+	}
+	return x.charge(s.name, total)
 }
 
 // once returns a file that services extend. It is read once.
@@ -327,15 +341,25 @@ func (x *index) once(path string, vars variables) (*source, error) {
 }
 
 // serviceSize counts the values of a service.
-func (s *source) serviceSize(service string) int {
+func (x *index) serviceSize(at serviceAt) int {
+	if total, known := x.sizes[at]; known {
+		return total
+	}
 	total := 0
-	for _, root := range s.roots {
-		_, services := entry(root, "services")
-		if _, body := entry(services, service); body != nil {
-			n, _ := s.count(body, 0, map[*yaml.Node]int{})
-			total += n
+	for _, s := range x.sources {
+		if s.path != at.path {
+			continue
+		}
+		for _, root := range s.roots {
+			_, services := entry(root, "services")
+			if _, body := entry(services, at.service); body != nil {
+				// It was counted with its file, so there is no error.
+				n, _ := s.count(body, 0, map[*yaml.Node]int{})
+				total += n
+			}
 		}
 	}
+	x.sizes[at] = total
 	return total
 }
 
