@@ -209,7 +209,9 @@ func (m *model) decideServices(n *network) []*allocation {
 		if _, unknown := m.unknown[id]; unknown && use.stored {
 			continue // its spec may name the network
 		}
-		wants := exists && n.record != nil && (use.named || use.live > 0) && !isDNSRR(m.d.tables, m.now, id, s.Value)
+		// A service that left the network keeps its addresses while tasks are on it.
+		needs := use.named || use.stored && use.live > 0
+		wants := exists && n.record != nil && needs && !isDNSRR(m.d.tables, m.now, id, s.Value)
 		switch {
 		case n.layout == nil && wants:
 		case wants:

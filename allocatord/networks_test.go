@@ -392,6 +392,23 @@ func TestAServiceKeepsItsVirtualAddressWhileItNeedsIt(t *testing.T) {
 	})
 }
 
+// TestTasksOfAnEarlierSpecBringNoVirtualAddress restarts the allocator while tasks are on a
+// network that the service has left, and on which it had no virtual address.
+func TestTasksOfAnEarlierSpecBringNoVirtualAddress(t *testing.T) {
+	bubble(t, func(t *testing.T, c *cluster) {
+		stop := c.allocator()
+		c.network("one")
+		c.on("web", []string{"one"}, mode(musterv1.EndpointSpec_DNSRR))
+		c.assign([]string{"one"}, "a/web/t1")
+		c.on("web", nil, mode(musterv1.EndpointSpec_VIP))
+		c.wantVIPs("web", "")
+		stop()
+		defer c.allocator()()
+		c.assign([]string{"one"}, "b/web/t2")
+		c.wantVIPs("web", "")
+	})
+}
+
 func TestARolledBackServiceHasTheFormerPortsAndAddresses(t *testing.T) {
 	bubble(t, func(t *testing.T, c *cluster) {
 		defer c.allocator()()

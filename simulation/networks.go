@@ -320,7 +320,7 @@ func (p *picture) endpointSettled(id string, s *recordv1.Service, layouts map[st
 	for network := range e.Value.GetNetworkErrors() {
 		has[network] = true
 	}
-	wants := map[string]bool{}
+	wants, may := map[string]bool{}, map[string]bool{}
 	if effective.Endpoint.GetMode() != musterv1.EndpointSpec_DNSRR {
 		for _, of := range []state.Effective{effective, state.EffectiveSpec(s, nil)} {
 			for _, network := range state.NetworksOf(s, p.task(of.Digest), of.Endpoint) {
@@ -330,13 +330,14 @@ func (p *picture) endpointSettled(id string, s *recordv1.Service, layouts map[st
 		for _, task := range p.tasks[id] {
 			for _, network := range task.Assignment.GetNetworks() {
 				if !task.Terminal() {
-					wants[network] = true
+					// Those of an earlier spec may have had none.
+					may[network] = true
 				}
 			}
 		}
 	}
 	for network := range layouts {
-		if has[network] != wants[network] {
+		if has[network] != wants[network] && (wants[network] || !may[network]) {
 			p.fault("service %s has a virtual address on network %s: %t, want %t", s.Spec.Name, short(network), has[network], wants[network])
 		}
 	}
