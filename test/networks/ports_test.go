@@ -5,7 +5,11 @@ import (
 	"fmt"
 	"net"
 	"strconv"
+	"syscall"
 	"testing"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 )
@@ -77,6 +81,51 @@ func TestPublishedPortAnswersOnEveryMachine(t *testing.T) {
 				return nil
 			})
 		}
+	})
+	t.Run("the PROXY protocol", func(t *testing.T) {
+		proxied := m.run(publish(answers("proxied", 3), &musterv1.PortConfig{PublishMode: musterv1.PortConfig_INGRESS, PublishedPort: 8066, ProxyProtocol: true}), 3)
+		ctx, cancel := context.WithCancel(t.Context())
+		l := &load{cancel: cancel}
+		for _, w := range workers {
+			at := net.JoinHostPort(m.hosts[w].Address, "8066")
+			m.eventually("machine "+w+" answers", func(ctx context.Context) error { return outside.reachesAllOverTCP(ctx, at, proxied) })
+			answer, err := ask(ctx, outside.client(false), at)
+			ok(t, err)
+			if answer.Client != m.net.Hosts()[0].Address {
+				t.Errorf("through machine %s the task sees the client as %s, want %s", w, answer.Client, m.net.Hosts()[0].Address)
+			}
+			for _, keep := range []bool{true, false} {
+				l.start(ctx, outside, at, keep)
+			}
+		}
+		for _, w := range workers {
+			ok(t, m.Process(w).Kill())
+			ok(t, m.StartNode(w))
+		}
+		m.eventually("all nodes are ready", m.Ready)
+		plugins, err := m.plugins()
+		ok(t, err)
+		for _, p := range plugins {
+			ok(t, syscall.Kill(p.PID, syscall.SIGKILL))
+		}
+		ok(t, m.Update(t.Context(), "proxied", func(s *musterv1.ServiceSpec) {
+			s.Task.ForceUpdate++
+			s.Update = &musterv1.UpdateConfig{Parallelism: 1, Order: musterv1.UpdateConfig_STOP_FIRST, Monitor: durationpb.New(time.Second)}
+		}))
+		m.eventually("all tasks are replaced", func(ctx context.Context) error {
+			now, err := m.Running(ctx, "proxied", 3)
+			for id, task := range now {
+				if proxied[id] != nil {
+					return fmt.Errorf("task %s was not replaced", task.Name)
+				}
+			}
+			return err
+		})
+		m.awaitRequests(l)
+		if err := l.end(); err != nil {
+			t.Errorf("of %d requests some failed: %v", l.asked.Load(), err)
+		}
+		t.Logf("%d requests", l.asked.Load())
 	})
 	t.Run("only tasks of the machine", func(t *testing.T) {
 		local := publish(answers("local", 1), &musterv1.PortConfig{

@@ -14,6 +14,8 @@ import (
 	"os/signal"
 	"syscall"
 	"time"
+
+	"github.com/pires/go-proxyproto"
 )
 
 // endTimeout bounds the answers that are under way when the program is to end.
@@ -56,7 +58,12 @@ func run(ctx context.Context, address string) error {
 		}),
 	}
 	ended := make(chan error, 1)
-	go func() { ended <- server.ListenAndServe() }()
+	listener, err := net.Listen("tcp", address)
+	if err != nil {
+		return err
+	}
+	// A client that is named by the PROXY protocol is the one that is seen.
+	go func() { ended <- server.Serve(&proxyproto.Listener{Listener: listener, ConnPolicy: headerOrNot}) }()
 	select {
 	case err := <-ended:
 		return err
@@ -72,6 +79,9 @@ func run(ctx context.Context, address string) error {
 	}
 	return nil
 }
+
+// headerOrNot takes connections with and without a header.
+func headerOrNot(proxyproto.ConnPolicyOptions) (proxyproto.Policy, error) { return proxyproto.USE, nil }
 
 // echo answers each packet with the task.
 func echo(packets net.PacketConn, task string) {
