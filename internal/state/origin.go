@@ -11,12 +11,3 @@ type Origin struct{ Spec, Endpoint string }
 func OriginOf(t *recordv1.Task) Origin {
 	return Origin{Spec: string(t.GetSpecDigest()), Endpoint: string(t.GetEndpointDigest())}
 }
-
-// Origin returns the origin of new tasks.
-func (f Effective) Origin() (Origin, error) {
-	endpoint, err := EndpointDigest(f.Endpoint)
-	if err != nil {
-		return Origin{}, err
-	}
-	return Origin{Spec: string(f.Digest), Endpoint: string(endpoint)}, nil
-}

@@ -134,17 +134,6 @@ func (p *Plugin) Restart() {
 	p.Start()
 }
 
-// Exited returns when the process has ended by itself, or fails the test.
-func (p *Plugin) Exited(within time.Duration) {
-	p.t.Helper()
-	p.mu.Lock()
-	client := p.client
-	p.mu.Unlock()
-	if !eventually(p.t.Context(), within, func() bool { return client.Exited() }) {
-		p.t.Fatalf("the executor's process has not ended within %s", within)
-	}
-}
-
 // Start starts the process; it must not be running.
 func (p *Plugin) Start() {
 	p.t.Helper()
