@@ -214,9 +214,15 @@ type fieldName struct{ text, json string }
 func defaulted(field string) bool { return field == "stop_grace_period" || field == "pull_options" }
 
 // AsksNothing reports whether a field of a container spec has a value that is what
-// every executor does.
+// every executor does, or that is for the worker.
 func AsksNothing(field protoreflect.FieldDescriptor, value protoreflect.Value) bool {
-	return field.Name() == "isolation" && value.String() == "default"
+	switch field.Name() {
+	case "secrets", "configs":
+		return true
+	case "isolation":
+		return value.String() == "default"
+	}
+	return false
 }
 
 func newRuntime(name string, task *musterv1.TaskSpec) *runtime {

@@ -22,6 +22,7 @@ const (
 	FilterPayload     Filter = "payload"
 	FilterCapability  Filter = "capabilities"
 	FilterGroups      Filter = "groups"
+	FilterFiles       Filter = "files"
 	FilterNetworks    Filter = "networks"
 	FilterConstraints Filter = "constraints"
 	FilterPlatform    Filter = "platform"
@@ -51,7 +52,7 @@ func (r *Request) setFilters() {
 	}
 	r.filters = choose(
 		readyFilter{}, resourceFilter{r}, executorFilter{r}, payloadFilter{r}, capabilityFilter{r},
-		groupFilter{r}, networkFilter{r}, constraintFilter{r}, platformFilter{r}, portFilter{r}, replicaFilter{r},
+		groupFilter{r}, fileFilter{r}, networkFilter{r}, constraintFilter{r}, platformFilter{r}, portFilter{r}, replicaFilter{r},
 	)
 	r.usageFilters = choose(resourceFilter{r}, networkFilter{r}, portFilter{r}, replicaFilter{r})
 }
@@ -240,6 +241,43 @@ func (groupFilter) explain(_ Candidate, count func(cause, int64)) { count(cause{
 
 func (f groupFilter) describe(_ cause, t tally) string {
 	return fmt.Sprintf("executor for %q cannot run task groups on %s", f.Kind, t.count())
+}
+
+// Capabilities of executors for tasks with secrets and configs.
+const (
+	// FilesCapability is that of an executor that gives tasks their secrets and configs.
+	FilesCapability = "files"
+	// SignalsCapability is that of an executor that can signal tasks.
+	SignalsCapability = "signals"
+)
+
+// fileFilter refuses nodes whose executor, or whose worker, cannot give tasks secrets and
+// configs, or cannot signal them when these change.
+type fileFilter struct{ *Request }
+
+func (fileFilter) name() Filter    { return FilterFiles }
+func (fileFilter) noun() string    { return "reason" }
+func (f fileFilter) applies() bool { return f.files }
+
+func (f fileFilter) check(n *Node, _ *Usage) bool { return f.lacks(n.Offer(f.Kind)) == "" }
+
+// lacks returns what an executor cannot do for the tasks, or "".
+func (f fileFilter) lacks(o *Offer) string {
+	switch {
+	case !slices.Contains(o.Capabilities, FilesCapability):
+		return "give tasks secrets and configs"
+	case f.signals && !slices.Contains(o.Capabilities, SignalsCapability):
+		return "signal tasks when a secret or config changes"
+	}
+	return ""
+}
+
+func (f fileFilter) explain(c Candidate, count func(cause, int64)) {
+	count(cause{text: f.lacks(c.Node.Offer(f.Kind))}, 0)
+}
+
+func (f fileFilter) describe(c cause, t tally) string {
+	return fmt.Sprintf("executor for %q, or its worker, cannot %s %s", f.Kind, c.text, t.where(c))
 }
 
 // constraintFilter refuses nodes that do not meet all constraints.

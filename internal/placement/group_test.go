@@ -87,6 +87,47 @@ func TestNodesNeedAnExecutorThatRunsGroups(t *testing.T) {
 	}
 }
 
+func TestNodesNeedAnExecutorThatGivesFiles(t *testing.T) {
+	t.Parallel()
+	reference := func(signal bool) *musterv1.ConfigReference {
+		r := &musterv1.ConfigReference{ConfigId: "c", ConfigName: "c"}
+		if signal {
+			r.OnChange = &musterv1.OnChange{Action: musterv1.OnChange_SIGNAL}
+		}
+		return r
+	}
+	spec := func(signal bool) *musterv1.TaskSpec {
+		return &musterv1.TaskSpec{Runtime: &musterv1.TaskSpec_Container{Container: &musterv1.ContainerSpec{
+			Image: "a", Configs: []*musterv1.ConfigReference{reference(signal)},
+		}}}
+	}
+	for _, tt := range []struct {
+		capabilities []string
+		signal       bool
+		want         placement.Filter
+		why          string
+	}{
+		{[]string{"logs"}, false, placement.FilterFiles, `executor for "container", or its worker, cannot give tasks secrets and configs on 1 node`},
+		{[]string{"files", "container.image"}, false, placement.FilterNone, ""},
+		{[]string{"files"}, true, placement.FilterFiles, `executor for "container", or its worker, cannot signal tasks when a secret or config changes on 1 node`},
+		{[]string{"files", "signals"}, true, placement.FilterNone, ""},
+	} {
+		node := machine("n", func(r *recordv1.NodeState, _ *recordv1.Node) {
+			r.Description.Executors[0].Capabilities = tt.capabilities
+		})
+		r, err := placement.NewRequest("s", spec(tt.signal), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := r.Check(node, placement.NewUsage()); got != tt.want {
+			t.Errorf("%v: Check = %q, want %q", tt.capabilities, got, tt.want)
+		}
+		if got := r.Refusals([]placement.Candidate{{Node: node, Usage: placement.NewUsage()}}).String(); !strings.Contains(got, tt.why) {
+			t.Errorf("refusals = %q, want %q in it", got, tt.why)
+		}
+	}
+}
+
 // TestPayloadsOfAGroupAreCheckedApart has the main container and a container of its group
 // differ in what the schema of the executor accepts.
 func TestPayloadsOfAGroupAreCheckedApart(t *testing.T) {

@@ -93,6 +93,9 @@ type Request struct {
 	networks []*Network
 	// runtimes are what the main container and those of the group ask of an executor.
 	runtimes []*runtime
+	// files says that a container refers to a secret or config, and signals that it gets a
+	// signal when that changes.
+	files, signals bool
 	// filters are those that the request asks anything of, in their order. usageFilters
 	// are those of them whose answer changes as tasks come to a node.
 	filters, usageFilters []filter
@@ -110,6 +113,7 @@ func NewRequest(service string, task *musterv1.TaskSpec, endpoint *musterv1.Endp
 		Platforms: task.GetPlacement().GetPlatforms(), MaxReplicas: task.GetPlacement().GetMaxReplicas(),
 		Resources: reservationsOf(task), runtimes: []*runtime{newRuntime("", task)},
 	}
+	r.files, r.signals = taskspec.HasFiles(task), taskspec.NeedsSignals(task)
 	for _, g := range task.GetGroup() {
 		r.runtimes = append(r.runtimes, newRuntime(g.GetName(), taskspec.OfGroup(g)))
 	}
