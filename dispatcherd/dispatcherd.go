@@ -4,8 +4,8 @@
 //
 // It owns the tables nodestates (a node's description, and whether it is alive) and
 // statuses (the last report of each task). It reads assignments, tasks, specs,
-// services, nodes and clusters, and of networks also networkstates, blocks, endpoints
-// and rollouts. It never writes them.
+// services, nodes, clusters, configs and blobs, and of networks also networkstates, blocks,
+// endpoints and rollouts. It never writes them.
 //
 // Its work is divided by node into shards. The replica that holds a shard's lock
 // serves the sessions of the shard's nodes. The others redirect the workers of these
@@ -86,7 +86,7 @@ func New(env daemon.Env, cfg Config) (*Daemon, error) {
 	d.store, err = store.New(
 		store.Options{KV: env.KV, Prefix: env.Prefix, Logger: env.Logger, Metrics: env.Metrics},
 		t.Services, t.Specs, t.Nodes, t.Clusters, t.Tasks, t.Assignments, t.NodeStates, t.Statuses,
-		t.Networks, t.NetworkStates, t.Blocks, t.Endpoints, t.Rollouts,
+		t.Networks, t.NetworkStates, t.Blocks, t.Endpoints, t.Rollouts, t.Configs, t.Blobs,
 	)
 	if err != nil {
 		return nil, fmt.Errorf("open tables: %w", err)
@@ -195,7 +195,7 @@ func (d *Daemon) ownShard(ctx context.Context, number int) error {
 	// because it ends tasks that are missing.
 	t := d.tables
 	if err := d.store.Sync(ctx, t.Services, t.Specs, t.Nodes, t.Tasks, t.Assignments, t.NodeStates, t.Statuses,
-		t.Networks, t.NetworkStates, t.Blocks, t.Endpoints, t.Rollouts); err != nil {
+		t.Networks, t.NetworkStates, t.Blocks, t.Endpoints, t.Rollouts, t.Configs, t.Blobs); err != nil {
 		return fmt.Errorf("catch up with the last owner: %w", err)
 	}
 	d.follower.catchUp()

@@ -1,12 +1,14 @@
 package dispatcherd
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"slices"
 	"sync"
 
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
+	"github.com/musterhq/muster/dispatcherd/internal/assignments"
 	"github.com/musterhq/muster/dispatcherd/internal/networks"
 	"github.com/musterhq/muster/dispatcherd/internal/session"
 	"github.com/musterhq/muster/internal/state"
@@ -40,7 +42,7 @@ func newFollower(st *store.Store, tables *state.Tables, owned *ownedShards, inde
 
 func (f *follower) run(ctx context.Context) error {
 	t := f.tables
-	tables := []store.TableDef{t.Assignments, t.Tasks, t.Specs, t.Services, t.Nodes, t.NodeStates, t.Clusters}
+	tables := []store.TableDef{t.Assignments, t.Tasks, t.Specs, t.Services, t.Nodes, t.NodeStates, t.Clusters, t.Configs, t.Blobs}
 	for {
 		if _, err := f.store.Wait(ctx, f.snapshot(), slices.Concat(tables, f.networks.Tables())...); err != nil {
 			return fmt.Errorf("wait for a change: %w", err)
@@ -108,9 +110,10 @@ func (f *follower) advance(to *store.Snapshot) {
 		}
 	}
 	f.owned.networksChanged(attached)
-	if appearedNetwork || appeared(t.Specs.Changes(from, to)) || appeared(t.Services.Changes(from, to)) {
+	files := f.changedFiles(from, to)
+	if appearedNetwork || len(files) > 0 || appeared(t.Specs.Changes(from, to)) || appeared(t.Services.Changes(from, to)) || appeared(t.Blobs.Changes(from, to)) {
 		for _, s := range f.owned.all() {
-			s.ObjectsAppeared()
+			s.ObjectsChanged(files)
 		}
 	}
 	for c := range t.Nodes.Changes(from, to) {
@@ -132,6 +135,17 @@ func (f *follower) advance(to *store.Snapshot) {
 			s.NodeStateChanged(c.Key(), record)
 		}
 	}
+}
+
+// changedFiles returns the configs that have other content than before.
+func (f *follower) changedFiles(from, to *store.Snapshot) []assignments.Ref {
+	var refs []assignments.Ref
+	for c := range f.tables.Configs.Changes(from, to) {
+		if c.New != nil && (c.Old == nil || !bytes.Equal(c.Old.Value.Digest, c.New.Value.Digest)) {
+			refs = append(refs, assignments.Ref{Kind: assignments.KindConfig, ID: c.Key()})
+		}
+	}
+	return refs
 }
 
 // concerns reports whether a change of a task concerns its worker.

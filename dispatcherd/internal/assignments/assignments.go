@@ -19,7 +19,7 @@ import (
 
 // Protocol is the newest assignment protocol that this package speaks. See
 // [dispatcherv1.Hello].
-const Protocol = 3
+const Protocol = 4
 
 // Offer is one assignment as a snapshot shows it, joined with what it refers to.
 type Offer struct {

@@ -18,7 +18,12 @@ const (
 	KindSpec Kind = iota + 1
 	KindConfig
 	KindNetwork
+	KindSecret
 )
+
+// file reports whether objects of the kind are secrets and configs, which only tasks that
+// run need.
+func (k Kind) file() bool { return k == KindConfig || k == KindSecret }
 
 // protocol returns the first assignment protocol that has objects of the kind.
 func (k Kind) protocol() uint32 {
@@ -27,6 +32,8 @@ func (k Kind) protocol() uint32 {
 		return 0
 	case KindConfig:
 		return 1
+	case KindSecret:
+		return 4
 	default:
 		return 2
 	}
@@ -44,9 +51,15 @@ type Object struct {
 	// Version grows whenever the object changes. It is 0 for objects that never
 	// change.
 	Version uint64
-	// Message is the object: a TaskSpec, an AssignedConfig or a Network. It is nil
-	// if the node cannot have it, or not yet.
+	// Message is the object: a TaskSpec, an AssignedConfig, an AssignedSecret or a
+	// Network. It is nil if the node cannot have it, or not yet, or if Load makes it.
 	Message proto.Message
+	// Load makes the message of an object that is long, or secret, when it is sent. It
+	// returns nil if it cannot, or not yet.
+	Load func() proto.Message
+	// Digest is that of the content, for objects whose version also grows without a change
+	// of it. It is empty for others.
+	Digest string
 	// Held says that the node needs the object even if no task refers to it.
 	Held bool
 	// Members are what the object brings with it. It is nil if that is nothing.
@@ -61,6 +74,8 @@ func (o *Object) wire() *dispatcherv1.AssignedObject {
 		return &dispatcherv1.AssignedObject{Object: &dispatcherv1.AssignedObject_Spec{Spec: spec}}
 	case *dispatcherv1.AssignedConfig:
 		return &dispatcherv1.AssignedObject{Object: &dispatcherv1.AssignedObject_Config{Config: m}}
+	case *dispatcherv1.AssignedSecret:
+		return &dispatcherv1.AssignedObject{Object: &dispatcherv1.AssignedObject_Secret{Secret: m}}
 	case *networkv1.Network:
 		return &dispatcherv1.AssignedObject{Object: &dispatcherv1.AssignedObject_Network{Network: m}}
 	default:
@@ -77,6 +92,8 @@ func (r Ref) wire() *dispatcherv1.ObjectRef {
 		return &dispatcherv1.ObjectRef{Ref: &dispatcherv1.ObjectRef_Config{Config: r.ID}}
 	case KindNetwork:
 		return &dispatcherv1.ObjectRef{Ref: &dispatcherv1.ObjectRef_Network{Network: r.ID}}
+	case KindSecret:
+		return &dispatcherv1.ObjectRef{Ref: &dispatcherv1.ObjectRef_Secret{Secret: r.ID}}
 	default:
 		panic(fmt.Sprintf("assignments: reference to kind %d", r.Kind)) // a Reader made it
 	}

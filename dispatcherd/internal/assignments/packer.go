@@ -45,6 +45,16 @@ func (p *packer) add(task *dispatcherv1.AssignedTask, objects []*Object) {
 	m.Objects = append(m.Objects, &dispatcherv1.AssignedObject{Object: &dispatcherv1.AssignedObject_Task{Task: task}})
 }
 
+// need returns the objects that must come with a task, and puts those that may be long into
+// messages before it.
+func (p *packer) need(needed []*Object, o *Object) []*Object {
+	if o.Ref.Kind.file() {
+		p.addObject(o)
+		return needed
+	}
+	return append(needed, o)
+}
+
 // addObject puts an object into the open message. Protocol 0 has no such objects.
 func (p *packer) addObject(o *Object) {
 	m := p.room(proto.Size(o.Message))

@@ -1,6 +1,9 @@
 package assignments
 
 import (
+	"slices"
+
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
@@ -9,6 +12,7 @@ import (
 	"github.com/musterhq/muster/internal/defaults"
 	"github.com/musterhq/muster/internal/state"
 	"github.com/musterhq/muster/internal/store"
+	"github.com/musterhq/muster/internal/taskspec"
 )
 
 // Networks knows the networks of nodes.
@@ -77,6 +81,9 @@ func (d Reader) join(r store.Reader, a store.Entry[*recordv1.Assignment]) Offer 
 	if s, ok := d.tables.Statuses.Get(r, a.Key); ok {
 		o.Task.KnownState = s.Value.State
 	}
+	if !o.stops() && o.Task.KnownState <= musterv1.TaskState_RUNNING {
+		d.addFiles(r, &o, taskSpec.Value.GetTask())
+	}
 	if o.stops() {
 		o.Lags = false
 	}
@@ -105,3 +112,38 @@ func (d Reader) attach(o *Offer, service *recordv1.Service, task *recordv1.Task,
 	}
 	o.Task.DrainDelay = durationpb.New(defaults.DrainDelay(service.GetSpec().GetEndpoint()))
 }
+
+// addFiles adds the secrets and configs that the containers of the task refer to.
+func (d Reader) addFiles(r store.Reader, o *Offer, spec *musterv1.TaskSpec) {
+	for _, f := range taskspec.AllFiles(spec) {
+		object := d.config(r, f.ID)
+		if f.Secret {
+			object = d.secret(r, f.ID)
+		}
+		if slices.ContainsFunc(o.Objects, func(other Object) bool { return other.Ref == object.Ref }) {
+			continue
+		}
+		o.Objects = append(o.Objects, object)
+		o.Task.Dependencies = append(o.Task.Dependencies, object.Ref.wire())
+	}
+}
+
+func (d Reader) config(r store.Reader, id string) Object {
+	object := Object{Ref: Ref{KindConfig, id}}
+	if e, ok := d.tables.Configs.Get(r, id); ok {
+		object.Version, object.Digest = e.Version, string(e.Value.Digest)
+		object.Load = func() proto.Message {
+			data, err := d.tables.ReadBlob(r, e.Value.Digest)
+			if err != nil {
+				// The table of blobs may be late.
+				return nil
+			}
+			spec := e.Value.GetSpec()
+			return &dispatcherv1.AssignedConfig{Id: id, Data: data, Name: spec.GetName(), Templating: spec.GetTemplating().GetName()}
+		}
+	}
+	return object
+}
+
+// secret returns a secret that is not there.
+func (d Reader) secret(_ store.Reader, id string) Object { return Object{Ref: Ref{KindSecret, id}} }

@@ -7,6 +7,7 @@ import (
 
 	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/state"
 )
 
 // Sent is what one worker was sent in one session. It is not safe for
@@ -57,6 +58,8 @@ type sentTask struct {
 // sentObject is an object that the worker has.
 type sentObject struct {
 	version uint64
+	// digest is that of the content, as in [Object].
+	digest string
 	// users is the number of sent tasks that refer to it, and one more if it is held.
 	users int
 	// held says that the node needs the object even if no task refers to it.
@@ -130,6 +133,7 @@ func (l *Sent) offer(o *Offer, p *packer, at int64) {
 		// The worker cannot receive all that the task needs.
 		return
 	}
+	l.load(o)
 	if !o.stops() && o.missing(l.objects) || o.Lags && before == nil && o.Task.ServiceName == "" {
 		l.waiting[o.Key] = struct{}{}
 		// A worker that has accepted a task has all that it needs for it, and must
@@ -163,6 +167,21 @@ func (l *Sent) offer(o *Offer, p *packer, at int64) {
 	}
 }
 
+// load makes the messages of objects that the worker must be sent.
+func (l *Sent) load(o *Offer) {
+	for i := range o.Objects {
+		object := &o.Objects[i]
+		if sent := l.objects[object.Ref]; object.Load != nil && (sent == nil || !sent.current(object)) {
+			object.Message = object.Load()
+		}
+	}
+}
+
+// current reports whether the worker has the newest content of an object.
+func (s *sentObject) current(o *Object) bool {
+	return s.version >= o.Version || s.digest != "" && s.digest == o.Digest
+}
+
 // send sends a task together with the objects that the worker does not have, and
 // returns the objects that the task now holds.
 func (l *Sent) send(o *Offer, p *packer) []Ref {
@@ -178,12 +197,12 @@ func (l *Sent) send(o *Offer, p *packer) []Ref {
 		case object.Members != nil:
 			sent = l.bring(object, p)
 		case sent == nil:
-			sent = &sentObject{version: object.Version}
+			sent = &sentObject{version: object.Version, digest: object.Digest}
 			l.objects[object.Ref] = sent
-			needed = append(needed, object)
-		case sent.version < object.Version:
-			sent.version = object.Version
-			needed = append(needed, object)
+			needed = p.need(needed, object)
+		case !sent.current(object):
+			sent.version, sent.digest = object.Version, object.Digest
+			needed = p.need(needed, object)
 		}
 		sent.users++
 		refs = append(refs, object.Ref)
@@ -224,7 +243,7 @@ func (l *Sent) current(t *sentTask, objects []Object) bool {
 		sent := l.objects[object.Ref]
 		switch {
 		case object.Message == nil:
-		case sent == nil || sent.version < object.Version || !slices.Contains(t.objects, object.Ref):
+		case sent == nil || !sent.current(object) || !slices.Contains(t.objects, object.Ref):
 			return false
 		}
 	}
@@ -278,4 +297,15 @@ func (l *Sent) TakeNew() []int64 {
 	fresh := l.fresh
 	l.fresh = nil
 	return fresh
+}
+
+// Users returns the keys of the sent tasks that refer to one of the objects.
+func (l *Sent) Users(node string, refs []Ref) []string {
+	var keys []string
+	for id, t := range l.tasks {
+		if slices.ContainsFunc(refs, func(ref Ref) bool { return slices.Contains(t.objects, ref) }) {
+			keys = append(keys, state.NodeTaskKey(node, t.service, id))
+		}
+	}
+	return keys
 }

@@ -14,6 +14,7 @@ import (
 	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/dispatcherd/internal/assignments"
 	"github.com/musterhq/muster/dispatcherd/internal/statuses"
 	"github.com/musterhq/muster/internal/kv/embedded"
 	"github.com/musterhq/muster/internal/payload"
@@ -253,7 +254,7 @@ func (s *session) NetworksChanged(ids []string) {
 	s.networks = append(s.networks, ids...)
 }
 
-func (s *session) ObjectsAppeared() {
+func (s *session) ObjectsChanged([]assignments.Ref) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.objects++

@@ -24,6 +24,7 @@ import (
 	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/dispatcherd/internal/assignments"
 	"github.com/musterhq/muster/dispatcherd/internal/statuses"
 	"github.com/musterhq/muster/internal/payload"
 	"github.com/musterhq/muster/internal/state"
@@ -59,8 +60,9 @@ type Session interface {
 	AssignmentsChanged(keys []string) bool
 	// NetworksChanged makes the session compare networks with what the worker was sent.
 	NetworksChanged(ids []string)
-	// ObjectsAppeared makes it look at assignments again that miss an object.
-	ObjectsAppeared()
+	// ObjectsChanged makes it look again at assignments that miss an object, or refer to
+	// one of those that have changed.
+	ObjectsChanged(refs []assignments.Ref)
 	// DispatchersChanged tells the worker which dispatchers there are.
 	DispatchersChanged()
 	// End ends the session with an error, after a last message if it is not nil.
@@ -210,10 +212,11 @@ func (t *Tracker) ClusterChanged() {
 	}
 }
 
-// ObjectsAppeared notes that there are new objects that tasks may refer to.
-func (t *Tracker) ObjectsAppeared() {
+// ObjectsChanged notes that objects have changed, or that there are new ones that tasks may
+// refer to.
+func (t *Tracker) ObjectsChanged(refs []assignments.Ref) {
 	for _, s := range t.sessions() {
-		s.ObjectsAppeared()
+		s.ObjectsChanged(refs)
 	}
 }
 

@@ -223,7 +223,7 @@ func TestChangedAssignmentsReachTheSessionOrAreSettled(t *testing.T) {
 		if len(sess.assigned) != 1 {
 			t.Errorf("the session was told of %v", sess.assigned)
 		}
-		tracker.ObjectsAppeared()
+		tracker.ObjectsChanged(nil)
 		if sess.objects != 1 {
 			t.Errorf("the session was told of new objects %d times", sess.objects)
 		}

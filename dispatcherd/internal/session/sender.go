@@ -146,10 +146,10 @@ func (s *session) NetworksChanged(ids []string) {
 	})
 }
 
-// ObjectsAppeared implements [liveness.Session].
-func (s *session) ObjectsAppeared() {
+// ObjectsChanged implements [liveness.Session].
+func (s *session) ObjectsChanged(refs []assignments.Ref) {
 	s.sentMu.Lock()
-	waiting := s.sent.Waiting()
+	waiting := append(s.sent.Waiting(), s.sent.Users(s.worker.Node, refs)...)
 	s.sentMu.Unlock()
 	select {
 	case <-s.completeSent:
@@ -262,7 +262,7 @@ func (s *session) sendComplete() error {
 }
 
 // completeSet returns the complete set, or nil if it must wait, and its traced
-// tasks. It takes the snapshot under sentMu: ObjectsAppeared then either finds what
+// tasks. It takes the snapshot under sentMu: ObjectsChanged then either finds what
 // waits, or its objects are part of this snapshot.
 func (s *session) completeSet() (messages []*dispatcherv1.Assignments, traced []*dispatcherv1.AssignedTask, err error) {
 	s.sentMu.Lock()

@@ -10,7 +10,7 @@
 //
 // Lock order: sentMu, then mu. A session calls its shard and the log broker without
 // a lock, and may be called under their locks: its exported methods take only mu,
-// except for ObjectsAppeared, which takes both, one after the other.
+// except for ObjectsChanged, which takes both, one after the other.
 package session
 
 import (

@@ -119,7 +119,7 @@ func TestCompleteSetWaitsForLateObjects(t *testing.T) {
 				}
 				if appear {
 					s.service()
-					s.session().ObjectsAppeared()
+					s.session().ObjectsChanged(nil)
 				} else {
 					time.Sleep(time.Millisecond)
 				}
@@ -134,7 +134,7 @@ func TestCompleteSetWaitsForLateObjects(t *testing.T) {
 				}
 				if !appear {
 					s.service()
-					s.session().ObjectsAppeared()
+					s.session().ObjectsChanged(nil)
 					if got := w.tasks(); got != 1 {
 						t.Errorf("worker has %d tasks after the objects appeared", got)
 					}
