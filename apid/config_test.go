@@ -246,17 +246,34 @@ func TestConfigNameIsUnique(t *testing.T) {
 	})
 }
 
-// Tasks get configs with a later version. Until then a service that asks for one is
-// refused, rather than run without.
-func TestServiceWithConfigIsRefused(t *testing.T) {
+// TestServiceRefersToConfigs has services name configs by their names or ids.
+func TestServiceRefersToConfigs(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		a := newCluster(t).apid()
 		config := a.createConfig(configSpec("app", []byte("x")))
 		spec := webSpec("web")
-		spec.Task.GetContainer().Configs = []*musterv1.ConfigReference{{ConfigId: config.Id, ConfigName: "app"}}
-		_, err := a.CreateService(t.Context(), &musterv1.CreateServiceRequest{Spec: spec})
-		wantCode(t, err, codes.Unimplemented, "spec.task.container.configs[0]")
+		spec.Task.GetContainer().Configs = []*musterv1.ConfigReference{{ConfigName: "app"}, {ConfigId: config.Id, Target: &musterv1.ConfigReference_File{File: &musterv1.FileTarget{Name: "/etc/app"}}}}
+		spec.Task.ResourceReferences = []*musterv1.ResourceReference{{Type: musterv1.ResourceReference_CONFIG, Id: "app"}}
+		resp, err := a.CreateService(t.Context(), &musterv1.CreateServiceRequest{Spec: spec})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, ref := range resp.Service.Spec.Task.GetContainer().Configs {
+			if ref.ConfigId != config.Id || ref.ConfigName != "app" {
+				t.Errorf("reference is %v, want id and name", ref)
+			}
+		}
+		if ref := resp.Service.Spec.Task.ResourceReferences[0]; ref.Id != config.Id || ref.File.GetName() != "app" {
+			t.Errorf("reference is %v, want id and file name", ref)
+		}
+		_, err = a.RemoveConfig(t.Context(), &musterv1.RemoveConfigRequest{Config: "app"})
+		wantCode(t, err, codes.FailedPrecondition)
+
+		spec = webSpec("other")
+		spec.Task.GetContainer().Configs = []*musterv1.ConfigReference{{ConfigName: "gone"}}
+		_, err = a.CreateService(t.Context(), &musterv1.CreateServiceRequest{Spec: spec})
+		wantCode(t, err, codes.FailedPrecondition, "spec.task.container.configs[0]")
 	})
 }
 

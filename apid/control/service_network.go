@@ -70,7 +70,7 @@ func (s *Server) findNetwork(tx *store.Tx, target string) (id string, spec *must
 // connect sees to the networks and published ports of a service that is about to be
 // written in the place of another record, nil if it is new: the service joins the
 // ingress network if it needs it, its networks exist and do not overlap, and no other
-// service has its ports. Task is the service's task spec, nil if it cannot be read.
+// service has its ports. Its secrets and configs exist, too. Task is the service's task spec, nil if it cannot be read.
 func (s *Server) connect(tx *store.Tx, id string, old, next *recordv1.Service, task *musterv1.TaskSpec, now time.Time) (err error) {
 	endpoint := next.GetSpec().GetEndpoint()
 	switch {
@@ -82,6 +82,10 @@ func (s *Server) connect(tx *store.Tx, id string, old, next *recordv1.Service, t
 		next.IngressNetworkId = ""
 	}
 	if err := s.checkNetworks(tx, next, task); err != nil {
+		return err
+	}
+	// Those of a spec that comes back may have been removed since.
+	if _, err := s.withFileIDs(tx, task); err != nil {
 		return err
 	}
 	if err := s.checkAliases(tx, id, old, next, task); err != nil {

@@ -32,6 +32,9 @@ func (s *Server) createService(ctx context.Context, spec *musterv1.ServiceSpec, 
 		if err != nil {
 			return nil, err
 		}
+		if task, err = s.withFileIDs(tx, task); err != nil {
+			return nil, err
+		}
 		record := &recordv1.Service{
 			Spec: withoutTask(spec), SpecVersion: 1,
 			CreatedAt: now.UnixMilli(), UpdatedAt: now.UnixMilli(), Trace: tracing.Of(ctx),
@@ -252,6 +255,9 @@ func (s *Server) nextTask(tx *store.Tx, stored *storedService) (digest []byte, e
 	switch {
 	case stored.nextTask != nil:
 		if stored.nextTask, err = s.withNetworkIDs(tx, stored.nextTask); err != nil {
+			return nil, err
+		}
+		if stored.nextTask, err = s.withFileIDs(tx, stored.nextTask); err != nil {
 			return nil, err
 		}
 		return state.Digest(stored.nextTask)

@@ -41,8 +41,6 @@ func (v *Validator) Config(spec *musterv1.ConfigSpec, fresh bool) error {
 	case len(spec.Data) > MaxConfig:
 		r.Invalid("spec.data", "has %d bytes; at most %d KiB are allowed", len(spec.Data), MaxConfig>>10)
 	}
-	if spec.Templating != nil {
-		r.Unimplemented("spec.templating", "templates are not implemented yet")
-	}
+	Templating(&r, "spec.templating", spec.Templating, spec.Data)
 	return r.Err()
 }

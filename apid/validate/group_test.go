@@ -46,8 +46,8 @@ func TestGroupsAreChecked(t *testing.T) {
 			codes.InvalidArgument, []string{"spec.task.group[0].container.dnsConfig", "spec.task.group[0].container.hostname", "spec.task.group[0].container.hosts"},
 		},
 		"gaps of containers": {
-			`{"name":"a","role":"INIT","container":{"image":"a","env":["A={{.Node.ID}}"],"secrets":[{"secretId":"s"}],"configs":[{"configId":"c"}]}}`,
-			codes.Unimplemented, []string{"spec.task.group[0].container.configs[0]", "spec.task.group[0].container.env[0]", "spec.task.group[0].container.secrets[0]"},
+			`{"name":"a","role":"INIT","container":{"image":"a","env":["A={{.Node.ID}}"],"configs":[{"configId":"c","runtime":{}}],"privileges":{"credentialSpec":{"file":"a"}}}}`,
+			codes.Unimplemented, []string{"spec.task.group[0].container.configs[0].runtime", "spec.task.group[0].container.privileges.credentialSpec"},
 		},
 		"too many": {strings.Repeat(sidecar+",", 10) + sidecar, codes.InvalidArgument, []string{"spec.task.group"}},
 	} {

@@ -66,6 +66,8 @@ func (v *Validator) Service(spec *musterv1.ServiceSpec, catalog *Catalog) error 
 		return r.Err()
 	}
 	v.task(&r, "spec.task", spec.Task, catalog)
+	v.files(&r, "spec.task", spec.Task)
+	v.templates(&r, spec)
 	v.reach(&r, spec, catalog)
 	return r.Err()
 }

@@ -189,13 +189,11 @@ func TestServiceRefusesWhatNobodyActsOn(t *testing.T) {
 	}{
 		"job":         {top(`"replicatedJob":{}`), []string{"spec.replicatedJob"}},
 		"global job":  {top(`"globalJob":{}`), []string{"spec.globalJob"}},
-		"references":  {task(`"resourceReferences":[{"id":"a"}]`), []string{"spec.task.resourceReferences[0]"}},
+		"references":  {task(`"resourceReferences":[{"id":"a","type":"VOLUME"}]`), []string{"spec.task.resourceReferences[0].type"}},
 		"generic":     {task(`"resources":{"reservations":{"generic":[{"kind":"gpu","discrete":"1"}]}}`), []string{"spec.task.resources.reservations.generic[0]"}},
 		"preferences": {task(`"placement":{"preferences":[{"spread":{"spreadDescriptor":"node.labels.a"}}]}`), []string{"spec.task.placement.preferences[0]"}},
-		"container": {ctr(`"secrets":[{"secretId":"a"}],"configs":[{"configId":"a"}],"privileges":{"credentialSpec":{"file":"a"}},"mounts":[{"type":"CLUSTER","source":"v","target":"/v"}]`),
-			[]string{"spec.task.container.configs[0]", "spec.task.container.mounts[0].type", "spec.task.container.privileges.credentialSpec", "spec.task.container.secrets[0]"}},
-		"templates": {ctr(`"hostname":"{{.Node.ID}}","env":["A=b","B={{.Task.Slot}}"],"mounts":[{"type":"VOLUME","source":"v-{{.Task.Slot}}","target":"/v"}]`),
-			[]string{"spec.task.container.env[1]", "spec.task.container.hostname", "spec.task.container.mounts[0].source"}},
+		"container": {ctr(`"secrets":[{"secretId":"a"}],"configs":[{"configId":"a","runtime":{}}],"privileges":{"credentialSpec":{"file":"a"}},"mounts":[{"type":"CLUSTER","source":"v","target":"/v"}]`),
+			[]string{"spec.task.container.configs[0].runtime", "spec.task.container.mounts[0].type", "spec.task.container.privileges.credentialSpec", "spec.task.container.secrets[0]"}},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {

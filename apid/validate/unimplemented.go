@@ -29,23 +29,14 @@ func serviceGaps() []gap {
 
 		{shape: "task.networks[].driverOptions[]", what: "no driver has options for single services yet"},
 
-		{shape: "task.resourceReferences[]", what: "references to secrets, configs and volumes are not implemented yet"},
+		{shape: "task.resourceReferences[].type", when: isEnum(musterv1.ResourceReference_VOLUME.Number()), what: "references to volumes are not implemented yet"},
 		{shape: "task.resources.reservations.generic[]", what: "generic resources are not implemented yet"},
 		{shape: "task.placement.preferences[]", what: "placement preferences are not implemented yet; tasks are always spread over nodes"},
 
 		{shape: "task.container.secrets[]", what: "secrets are not implemented yet"},
-		{shape: "task.container.configs[]", what: "configs can be stored, but not be given to tasks yet"},
+		{shape: "task.container.configs[].runtime", what: "configs for the runtime are not implemented yet"},
 		{shape: "task.container.privileges.credentialSpec", what: "credential specs are not implemented yet"},
 		{shape: "task.container.mounts[].type", when: isEnum(musterv1.Mount_CLUSTER.Number()), what: "cluster volumes are not implemented yet"},
-
-		{shape: "task.container.hostname", when: template, what: noTemplates},
-		{shape: "task.container.env[]", when: template, what: noTemplates},
-		{shape: "task.container.dir", when: template, what: noTemplates},
-		{shape: "task.container.user", when: template, what: noTemplates},
-		{shape: "task.container.mounts[].source", when: template, what: noTemplates},
-		{shape: "task.container.mounts[].target", when: template, what: noTemplates},
-		{shape: "task.container.mounts[].volumeOptions.labels[]", when: template, what: noTemplates},
-		{shape: "task.container.mounts[].volumeOptions.driverConfig.options[]", when: template, what: noTemplates},
 
 		{shape: "task", sub: "logDriver", when: genericWithLogDriver, what: "log drivers are for containers only"},
 	}
@@ -68,8 +59,6 @@ func clusterGaps() []gap {
 	}
 }
 
-const noTemplates = `templates are not implemented yet: "{{" is not allowed here`
-
 func (g gap) report(r *Report, path string, v protoreflect.Value) {
 	if g.when != nil && !g.when(v) {
 		return
@@ -91,8 +80,6 @@ func indexGaps(list []gap) map[string][]gap {
 func isEnum(n protoreflect.EnumNumber) func(protoreflect.Value) bool {
 	return func(v protoreflect.Value) bool { return v.Enum() == n }
 }
-
-func template(v protoreflect.Value) bool { return strings.Contains(v.String(), "{{") }
 
 func genericWithLogDriver(v protoreflect.Value) bool {
 	t, ok := v.Message().Interface().(*musterv1.TaskSpec)
