@@ -57,6 +57,10 @@ type Config struct {
 	// is in memory, and a worker that starts again is a new one. Only one
 	// worker at a time can use a directory.
 	DataDir string
+	// RuntimeDir holds the secrets and configs of tasks in files on a tmpfs, which is
+	// mounted there if it is on none. Workers of a machine may share it. Empty: tasks with
+	// secrets or configs cannot run here. See [DefaultRuntimeDir].
+	RuntimeDir string
 	// Dispatchers are addresses, "host:port", of which one must answer for the
 	// worker to learn of all others.
 	Dispatchers []string

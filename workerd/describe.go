@@ -74,6 +74,8 @@ type describerConfig struct {
 	described <-chan struct{}
 	// disk is nil if nothing is kept.
 	disk *disk
+	// files is true if tasks can have secrets and configs.
+	files bool
 	// listener is called with the executors each time they were asked.
 	listener func([]*executor.Described)
 	log      *zap.Logger
@@ -199,9 +201,13 @@ func (d *describer) compose(ctx context.Context) {
 	if ctx.Err() != nil {
 		return
 	}
-	mark := func(*musterv1.ExecutorDescription) {}
-	if d.disk != nil {
-		mark = d.disk.mark
+	mark := func(e *musterv1.ExecutorDescription) {
+		if d.disk != nil {
+			d.disk.mark(e)
+		}
+		if !d.files {
+			withoutFiles(e)
+		}
 	}
 	base := proto.CloneOf(d.base)
 	d.networks.Describe(base)

@@ -67,6 +67,9 @@ func Sweep(ctx context.Context, env Env, cfg Config) (err error) {
 		if err != nil || found {
 			clean = 0
 		} else if clean++; clean == 2 {
+			if taskFiles := w.openFiles(node, w.log); taskFiles != nil {
+				return taskFiles.Close()
+			}
 			return nil
 		}
 		select {

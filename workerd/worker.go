@@ -121,8 +121,13 @@ func (w *Worker) Run(ctx context.Context) (err error) {
 		return nets.Run(ctx)
 	}}})
 	reports := session.NewReports()
+	var kept tasks.Files
+	taskFiles := w.openFiles(id, log)
+	if taskFiles != nil {
+		kept = taskFiles
+	}
 	manager := tasks.New(tasks.Config{
-		NodeID: id, Executors: executors, Networks: nets, Store: saved, Changed: reports.Changed,
+		NodeID: id, Executors: executors, Networks: nets, Store: saved, Changed: reports.Changed, Node: base, Files: kept,
 		Logger: log.Named("tasks"), Metrics: w.env.Metrics, Tracer: w.env.Tracer,
 	})
 	patience := firstDescription
@@ -135,7 +140,7 @@ func (w *Worker) Run(ctx context.Context) (err error) {
 	}
 	describer := newDescriber(describerConfig{
 		base: base, interval: w.cfg.DescribeInterval, patience: patience,
-		executors: executors, networks: nets, described: described, disk: disk, listener: manager.SetExecutors, log: log,
+		executors: executors, networks: nets, described: described, disk: disk, files: taskFiles != nil, listener: manager.SetExecutors, log: log,
 	})
 	client := session.New(session.Config{
 		NodeID: id, Instance: rand.Text(), Dispatchers: w.cfg.Dispatchers, Dial: w.env.Dial,

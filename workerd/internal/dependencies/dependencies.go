@@ -22,7 +22,7 @@ import (
 
 // Protocol is the newest assignment protocol that this package understands. See
 // [dispatcherv1.Hello].
-const Protocol = 3
+const Protocol = 4
 
 // kind is a kind of object.
 type kind uint8
@@ -31,6 +31,7 @@ const (
 	kindSpec kind = iota + 1
 	kindConfig
 	kindNetwork
+	kindSecret
 )
 
 // Ref names an object.
@@ -46,6 +47,8 @@ func (r Ref) String() string {
 		return fmt.Sprintf("spec %x", r.id)
 	case kindNetwork:
 		return "network " + r.id
+	case kindSecret:
+		return "secret " + r.id
 	default:
 		return "config " + r.id
 	}
@@ -57,6 +60,18 @@ func SpecRef(digest []byte) Ref { return Ref{kindSpec, string(digest)} }
 // NetworkRef names a network by its id.
 func NetworkRef(id string) Ref { return Ref{kindNetwork, id} }
 
+// ConfigRef names a config by its id.
+func ConfigRef(id string) Ref { return Ref{kindConfig, id} }
+
+// SecretRef names a secret by its id.
+func SecretRef(id string) Ref { return Ref{kindSecret, id} }
+
+// IsFile reports whether the object is a config or a secret.
+func (r Ref) IsFile() bool { return r.kind == kindConfig || r.kind == kindSecret }
+
+// IsSecret reports whether the object is a secret.
+func (r Ref) IsSecret() bool { return r.kind == kindSecret }
+
 // RefOf returns what a message names. It returns false for what tasks do not refer to,
 // and for kinds that this version does not know.
 func RefOf(ref *dispatcherv1.ObjectRef) (Ref, bool) {
@@ -64,7 +79,9 @@ func RefOf(ref *dispatcherv1.ObjectRef) (Ref, bool) {
 	case *dispatcherv1.ObjectRef_Spec:
 		return SpecRef(r.Spec), true
 	case *dispatcherv1.ObjectRef_Config:
-		return Ref{kindConfig, r.Config}, true
+		return ConfigRef(r.Config), true
+	case *dispatcherv1.ObjectRef_Secret:
+		return SecretRef(r.Secret), true
 	case *dispatcherv1.ObjectRef_Network:
 		return NetworkRef(r.Network), true
 	default:
@@ -181,13 +198,18 @@ func (s *Store) Restore(o *dispatcherv1.AssignedObject) {
 }
 
 // Put takes in an object that the dispatcher sent. It ignores tasks, and kinds
-// that this version does not know.
-func (s *Store) Put(object *dispatcherv1.AssignedObject) {
+// that this version does not know. It returns the config or secret whose data are others
+// than those that the store had.
+func (s *Store) Put(object *dispatcherv1.AssignedObject) (changed Ref, ok bool) {
 	switch o := object.GetObject().(type) {
 	case *dispatcherv1.AssignedObject_Spec:
 		s.PutSpec(o.Spec.GetDigest(), o.Spec.GetSpec())
 	case *dispatcherv1.AssignedObject_Config:
-		s.put(Ref{kindConfig, o.Config.GetId()}, o.Config)
+		ref := ConfigRef(o.Config.GetId())
+		return ref, s.put(ref, o.Config)
+	case *dispatcherv1.AssignedObject_Secret:
+		ref := SecretRef(o.Secret.GetId())
+		return ref, s.put(ref, o.Secret)
 	case *dispatcherv1.AssignedObject_Network:
 		s.put(NetworkRef(o.Network.GetId()), nil)
 		s.networks.Put(object)
@@ -195,6 +217,7 @@ func (s *Store) Put(object *dispatcherv1.AssignedObject) {
 		*dispatcherv1.AssignedObject_Backends, *dispatcherv1.AssignedObject_PackedBackends:
 		s.networks.Put(object)
 	}
+	return Ref{}, false
 }
 
 // PutSpec takes in a task spec. What it leaves open of that which executors act on
@@ -203,7 +226,8 @@ func (s *Store) PutSpec(digest []byte, spec *musterv1.TaskSpec) {
 	s.put(SpecRef(digest), defaults.Runtime(spec))
 }
 
-func (s *Store) put(ref Ref, message proto.Message) {
+// put takes in an object, and returns whether it replaces another message.
+func (s *Store) put(ref Ref, message proto.Message) (changed bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	o := s.objects[ref]
@@ -211,7 +235,9 @@ func (s *Store) put(ref Ref, message proto.Message) {
 		o = &object{}
 		s.objects[ref] = o
 	}
+	changed = o.message != nil && ref.IsFile() && !proto.Equal(o.message, message)
 	o.message, o.wanted = message, true
+	return changed
 }
 
 // Withdraw notes that the dispatcher no longer wants the node to have an object.
@@ -272,16 +298,31 @@ func (s *Store) Spec(digest []byte) *musterv1.TaskSpec {
 	return spec
 }
 
-// Config returns the content of a config, or nil.
-func (s *Store) Config(id string) *dispatcherv1.AssignedConfig {
+// Data is the content of a config or a secret.
+type Data interface {
+	GetName() string
+	GetData() []byte
+	// GetTemplating returns the name of the templating driver, if there is one.
+	GetTemplating() string
+}
+
+// Data returns the content of a config or secret that a task may have, or nil.
+func (s *Store) Data(ref Ref, task string) Data {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	o := s.objects[Ref{kindConfig, id}]
+	o := s.objects[ref]
 	if o == nil {
 		return nil
 	}
-	config, _ := o.message.(*dispatcherv1.AssignedConfig)
-	return config
+	switch m := o.message.(type) {
+	case *dispatcherv1.AssignedConfig:
+		return m
+	case *dispatcherv1.AssignedSecret:
+		if only := m.GetTaskId(); only == "" || only == task {
+			return m
+		}
+	}
+	return nil
 }
 
 // dropUnused drops an object that nothing needs. The caller holds mu.

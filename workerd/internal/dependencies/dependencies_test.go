@@ -48,11 +48,11 @@ func TestWithdrawnObjectStaysWhileATaskHoldsIt(t *testing.T) {
 	}
 	s.Withdraw(&dispatcherv1.ObjectRef{Ref: &dispatcherv1.ObjectRef_Spec{Spec: []byte("d")}})
 	s.Withdraw(configRef("c"))
-	if s.Spec([]byte("d")) == nil || s.Config("c") == nil {
+	if s.Spec([]byte("d")) == nil || s.Data(dependencies.ConfigRef("c"), "") == nil {
 		t.Fatal("a held object was dropped")
 	}
 	s.Release(held)
-	if s.Spec([]byte("d")) != nil || s.Config("c") != nil {
+	if s.Spec([]byte("d")) != nil || s.Data(dependencies.ConfigRef("c"), "") != nil {
 		t.Fatal("an object stays that nothing needs")
 	}
 }
@@ -103,7 +103,7 @@ func TestNewerObjectReplacesOlder(t *testing.T) {
 	s := dependencies.New(noNetworks{})
 	putConfig(s, "c", "1")
 	putConfig(s, "c", "2")
-	if got := string(s.Config("c").GetData()); got != "2" {
+	if got := string(s.Data(dependencies.ConfigRef("c"), "").GetData()); got != "2" {
 		t.Errorf("config has data %q, want the newest", got)
 	}
 }
@@ -155,7 +155,7 @@ func TestExactlyWhatIsNeededStays(t *testing.T) {
 			},
 			"": func(t *rapid.T) {
 				for _, id := range ids {
-					if got, want := s.Config(id) != nil, wanted[id] || holds[id] > 0; got != want {
+					if got, want := s.Data(dependencies.ConfigRef(id), "") != nil, wanted[id] || holds[id] > 0; got != want {
 						t.Fatalf("%s is there: %v, want %v", id, got, want)
 					}
 				}

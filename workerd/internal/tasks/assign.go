@@ -39,10 +39,11 @@ func (m *Manager) Assign(ctx context.Context, msg *dispatcherv1.Assignments) err
 		return ctx.Err()
 	}
 	defer func() { <-m.assigning }()
-	assigned, removed := m.receive(msg)
+	assigned, removed, changed := m.receive(msg)
 	if err := m.add(assigned); err != nil {
 		return err
 	}
+	m.filesChanged(changed)
 	if msg.GetComplete() {
 		if m.incoming == nil {
 			m.incoming = map[string]bool{}
@@ -74,8 +75,9 @@ func (m *Manager) Assign(ctx context.Context, msg *dispatcherv1.Assignments) err
 }
 
 // receive stores the objects of a message, and returns the tasks that it assigns
-// and withdraws. The message may be of either protocol.
-func (m *Manager) receive(msg *dispatcherv1.Assignments) (assigned []*dispatcherv1.AssignedTask, withdrawn []string) {
+// and withdraws, and the secrets and configs that have other data. The message may be of
+// any protocol.
+func (m *Manager) receive(msg *dispatcherv1.Assignments) (assigned []*dispatcherv1.AssignedTask, withdrawn []string, changed []dependencies.Ref) {
 	for _, spec := range msg.GetSpecs() {
 		m.objects.PutSpec(spec.GetDigest(), spec.GetSpec())
 	}
@@ -86,8 +88,8 @@ func (m *Manager) receive(msg *dispatcherv1.Assignments) (assigned []*dispatcher
 				assigned = make([]*dispatcherv1.AssignedTask, 0, len(msg.GetObjects()))
 			}
 			assigned = append(assigned, t)
-		} else {
-			m.objects.Put(object)
+		} else if ref, ok := m.objects.Put(object); ok {
+			changed = append(changed, ref)
 		}
 	}
 	for _, ref := range msg.GetWithdrawn() {
@@ -95,7 +97,7 @@ func (m *Manager) receive(msg *dispatcherv1.Assignments) (assigned []*dispatcher
 			withdrawn = append(withdrawn, id)
 		}
 	}
-	return assigned, withdrawn
+	return assigned, withdrawn, changed
 }
 
 // Abandon stops and removes all tasks because this worker is no longer the node.
@@ -125,6 +127,8 @@ func (m *Manager) missing(set map[string]bool) []string {
 type sorted struct {
 	added   []*task
 	changed map[*task]*dispatcherv1.AssignedTask
+	// files are tasks that now hold secrets or configs that they lacked.
+	files []*task
 	// changes is what must be written to the store.
 	changes []taskdb.Change
 }
@@ -163,6 +167,9 @@ func (m *Manager) add(assigned []*dispatcherv1.AssignedTask) error {
 	for t, msg := range all.changed {
 		t.post(assignmentChanged{msg, failed == nil})
 	}
+	for _, t := range all.files {
+		t.post(filesChanged{})
+	}
 	return nil
 }
 
@@ -193,6 +200,9 @@ func (m *Manager) sort(assigned []*dispatcherv1.AssignedTask) (all sorted, err e
 			m.log.Error("task was assigned with another spec, which is ignored: the spec of a task never changes", zap.String("task", t.id))
 			continue
 		default:
+			if refs, err := dependencies.RefsOf(msg); err == nil && m.holdFiles(t, refs) {
+				all.files = append(all.files, t)
+			}
 			if msg = t.want.merged(msg); msg == nil {
 				continue
 			}

@@ -2,10 +2,12 @@ package tasks
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/defaults"
+	"github.com/musterhq/muster/internal/expand"
 	"github.com/musterhq/muster/internal/tracing"
 	"github.com/musterhq/muster/workerd/executor"
 	"github.com/musterhq/muster/workerd/internal/groups"
@@ -44,6 +46,10 @@ type call struct {
 	known *record
 	// description is what the executor is told about the task.
 	description *executor.Task
+	// context is what templates of the task can use, and invalid says why they cannot be
+	// expanded.
+	context expand.Context
+	invalid error
 	// networked is set for tasks with networks, and wanted is what Prepare reserves for
 	// them.
 	networked bool
@@ -72,6 +78,7 @@ func (t *task) newCall(what action, step lifecycle.Step) *call {
 	switch {
 	case what == actPrepare, what == actAttach, what == actStart, what == actUpdate, t.grouped():
 		c.description = t.describe()
+		c.context, c.invalid = t.context, t.invalid
 	}
 	if what == actPrepare && c.networked {
 		c.wanted = t.wantedAttachments()
@@ -152,6 +159,9 @@ func (c *call) prepare() (func(t *task), error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := errors.Join(c.invalid, c.placeFiles(e)); err != nil {
+		return nil, err
+	}
 	place, err := c.reserve(e)
 	if err != nil {
 		return nil, err
@@ -176,6 +186,10 @@ func (c *call) start() (func(t *task), error) {
 	if err != nil {
 		return nil, err
 	}
+	// The machine may have restarted since the task was prepared.
+	if err := c.placeFiles(e); err != nil {
+		return nil, err
+	}
 	stop, slow := c.observe(e), c.reportSlow("executor "+e.Name)
 	res, err := e.Executor.Start(c.ctx, c.description, c.known.handle, c.known.place.network())
 	slow.Stop()
@@ -183,6 +197,7 @@ func (c *call) start() (func(t *task), error) {
 	if err != nil {
 		return nil, err
 	}
+	c.forgetSignals()
 	at := time.Now()
 	return func(t *task) {
 		t.move(c.step, at, func(r *record) {
@@ -286,6 +301,9 @@ func (c *call) update() (func(t *task), error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := c.placeFiles(e); err != nil {
+		return nil, err
+	}
 	handle := c.known.handle
 	if e.Can("update") {
 		handle, err = within(c.ctx, quickCall, func(ctx context.Context) ([]byte, error) {
@@ -294,6 +312,9 @@ func (c *call) update() (func(t *task), error) {
 		if err != nil {
 			return nil, err
 		}
+	}
+	if err := c.sendSignals(e); err != nil {
+		return nil, err
 	}
 	return func(t *task) {
 		// A change that arrived during the call still has to be told.

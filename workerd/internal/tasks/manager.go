@@ -48,6 +48,10 @@ type Config struct {
 	Executors executor.Set
 	// Networks are the networks of the node. Nil: it has none.
 	Networks *networks.Networks
+	// Node is what templates of tasks can use of the node. Nil: nothing.
+	Node *musterv1.NodeDescription
+	// Files keeps the secrets and configs of tasks. Nil: no task can have any.
+	Files Files
 	// Store may be nil: nothing is stored then.
 	Store Store
 	// Changed is called when there is something new to report of a task. Settled
@@ -136,6 +140,7 @@ func (m *Manager) Restore(contents *taskdb.Contents) {
 	for id, record := range contents.Tasks {
 		m.tasks[id] = m.restored(id, record)
 	}
+	m.keepFiles()
 	if contents.SetAside == "" {
 		m.networks.Restored()
 	}
@@ -228,19 +233,19 @@ func (m *Manager) forget(t *task) {
 		m.inventory.forget(id)
 	}
 	m.mu.Lock()
-	again := t.want.again != nil
+	again, refs := t.want.again != nil, t.refs
 	if !again {
 		delete(m.tasks, t.id)
 	}
 	m.mu.Unlock()
 	if !again {
-		m.objects.Release(t.refs)
+		m.objects.Release(refs)
 		return
 	}
 	m.spawn(func() {
 		m.assigning <- struct{}{}
 		defer func() { <-m.assigning }()
-		defer m.objects.Release(t.refs)
+		defer m.objects.Release(refs)
 		m.mu.Lock()
 		delete(m.tasks, t.id)
 		newest := t.want.again

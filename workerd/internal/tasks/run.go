@@ -68,6 +68,9 @@ func (t *task) proceed() *call {
 			next, step = t.decide()
 		}
 	}
+	if t.call == nil && lifecycle.Ended(t.state()) {
+		t.dropFiles()
+	}
 	t.published.Store(t.current)
 	t.save(t.call == nil && next.writtenFirst())
 	switch {
@@ -159,6 +162,7 @@ func (t *task) forget() {
 		}
 	}
 	t.phase = phaseForgotten
+	t.dropFiles()
 	if t.networked() {
 		t.m.networks.Release(t.id)
 	}

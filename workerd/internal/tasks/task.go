@@ -13,6 +13,7 @@ import (
 	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/backoff"
+	"github.com/musterhq/muster/internal/expand"
 	"github.com/musterhq/muster/workerd/executor"
 	"github.com/musterhq/muster/workerd/internal/dependencies"
 	"github.com/musterhq/muster/workerd/internal/lifecycle"
@@ -133,6 +134,12 @@ type task struct {
 	// description is what the executor is told about the task. It is made once for
 	// each change of what it consists of.
 	description *executor.Task
+	// context is what templates of the task can use, and invalid says why they cannot be
+	// expanded. They belong to the description.
+	context expand.Context
+	invalid error
+	// filesDropped is set once the task's files were removed.
+	filesDropped bool
 }
 
 // pauses is what a task waits for after failures.
@@ -366,6 +373,13 @@ func (t *task) describe() *executor.Task {
 		if !t.networked() {
 			t.description.Ports = t.assigned.GetPorts()
 		}
+		t.context = t.expandContext(t.description, slot)
+		if spec, err := expand.Spec(t.spec, t.context); err == nil {
+			t.description.Spec, t.invalid = spec, nil
+		} else {
+			t.invalid = specError(err)
+		}
+		t.describeFiles(t.description)
 	}
 	return t.description
 }

@@ -169,7 +169,7 @@ func (c *devCluster) runSwept(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("find this program: %w", err)
 	}
-	s, err := startSweeper(program, c.dir, c.worker.plugins(), c.out)
+	s, err := startSweeper(program, sweepOrder{Dir: c.dir, Plugins: c.worker.plugins(), RuntimeDir: c.worker.cfg.RuntimeDir}, c.out)
 	if err != nil {
 		return err
 	}

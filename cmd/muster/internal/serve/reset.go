@@ -72,6 +72,7 @@ stopped first. Afterwards the data directory can be deleted, and the node be rem
 	f.cfg = workerd.DefaultConfig()
 	f.addDataDir(cmd.Flags())
 	cmd.Flags().StringVar(&f.cfg.NodeID, "node-id", "", "id of the node (default: the one stored in --data-dir)")
+	f.addRuntimeDir(cmd.Flags())
 	f.addMachine(cmd.Flags())
 	f.addPlugins(cmd.Flags())
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "do not ask")

@@ -37,6 +37,8 @@ type sweepOrder struct {
 	// Dir holds the workers' directories. It is removed in the end.
 	Dir     string            `json:"dir"`
 	Plugins pluginhost.Config `json:"plugins"`
+	// RuntimeDir is that of the workers.
+	RuntimeDir string `json:"runtimeDir"`
 }
 
 // sweeper is a process that outlives a cluster in memory, and then ends its tasks and
@@ -47,9 +49,9 @@ type sweeper struct {
 	input io.WriteCloser
 }
 
-// startSweeper starts the sweeper of a cluster whose workers are in dir.
-func startSweeper(program, dir string, plugins pluginhost.Config, out io.Writer) (*sweeper, error) {
-	order, err := json.Marshal(sweepOrder{Dir: dir, Plugins: plugins})
+// startSweeper starts the sweeper of a cluster.
+func startSweeper(program string, what sweepOrder, out io.Writer) (*sweeper, error) {
+	order, err := json.Marshal(what)
 	if err != nil {
 		return nil, fmt.Errorf("describe what to sweep: %w", err)
 	}
@@ -119,7 +121,7 @@ func sweep(ctx context.Context, in io.Reader) error {
 	for i, dir := range workers {
 		sweeps.Go(func() error {
 			cfg := workerd.DefaultConfig()
-			cfg.DataDir, cfg.Plugins = dir, order.Plugins
+			cfg.DataDir, cfg.RuntimeDir, cfg.Plugins = dir, order.RuntimeDir, order.Plugins
 			// It speaks to none.
 			cfg.Dispatchers = []string{"127.0.0.1:0"}
 			if err := workerd.Sweep(ctx, workerd.Env{Logger: zap.NewNop()}, cfg); err != nil {

@@ -71,12 +71,19 @@ func (l labels) Set(v string) error {
 
 // addCommon adds the settings that muster dev has for its workers, too.
 func (f *workerFlags) addCommon(fs *pflag.FlagSet) {
+	f.addRuntimeDir(fs)
 	fs.StringToStringVar(&f.labels, "label", nil, "engine labels of the node, key=value")
 	fs.Lookup("label").Value = labels{fs.Lookup("label").Value}
 	fs.Float64Var(&f.cpus, "cpus", 0, "CPUs that tasks of this worker may reserve (default: the machine's, shared with its other workers)")
 	fs.StringVar(&f.memory, "memory", "", "memory that tasks of this worker may reserve, like 8g (default: the machine's, shared with its other workers)")
 	fs.StringVar(&f.cfg.Machine, "machine", "", "name of the machine; workers with the same one, at the same address, share its host ports, and the CPUs and memory that --cpus and --memory do not give them for themselves (default: found out, so that all workers of a machine share it)")
 	f.addPlugins(fs)
+}
+
+func (f *workerFlags) addRuntimeDir(fs *pflag.FlagSet) {
+	fs.StringVar(&f.cfg.RuntimeDir, "runtime-dir", workerd.DefaultRuntimeDir(), "directory for the secrets and configs of tasks, in memory: a tmpfs is mounted there if it is on none; for a worker in a container it must be the same directory of the machine (default for users other than root: muster in $XDG_RUNTIME_DIR)")
+	// The same for all users.
+	fs.Lookup("runtime-dir").DefValue = "/run/muster"
 }
 
 // addPlugins adds the flags that say which plugins there are.

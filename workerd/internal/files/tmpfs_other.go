@@ -1,0 +1,7 @@
+//go:build !linux
+
+package files
+
+import "errors"
+
+func ensureTmpfs(string) error { return errors.New("it needs Linux") }
