@@ -74,7 +74,7 @@ func TestConfigSpecIsChecked(t *testing.T) {
 		"long name":      {configSpec(strings.Repeat("a", 65), []byte("x")), codes.InvalidArgument, []string{"spec.name"}},
 		"too much data":  {configSpec("a", make([]byte, 1000<<10+1)), codes.InvalidArgument, []string{"spec.data"}},
 		"label":          {&musterv1.ConfigSpec{Name: "a", Data: []byte("x"), Labels: map[string]string{"": "x"}}, codes.InvalidArgument, []string{"spec.labels"}},
-		"templating":     {&musterv1.ConfigSpec{Name: "a", Data: []byte("x"), Templating: &musterv1.Driver{Name: "golang"}}, codes.Unimplemented, []string{"spec.templating"}},
+		"templating":     {&musterv1.ConfigSpec{Name: "a", Data: []byte("{{"), Templating: &musterv1.Driver{Name: "golang"}}, codes.InvalidArgument, []string{"spec.templating"}},
 		"name is taken":  {configSpec("TAKEN", []byte("x")), codes.AlreadyExists, nil},
 		"longest name":   {configSpec(strings.Repeat("a", 64), []byte("x")), codes.OK, nil},
 		"one letter":     {configSpec("b", []byte("x")), codes.OK, nil},
