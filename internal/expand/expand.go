@@ -1,5 +1,5 @@
 // Package expand expands the templates in task specs, and in configs and secrets with the
-// templating driver "golang". They are templates of text/template, and whoever may submit a
+// templating driver "golang". They are templates of text/template, and anyone who may submit a
 // service may write them: what an expansion costs is bounded in time and memory.
 package expand
 

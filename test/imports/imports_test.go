@@ -170,7 +170,7 @@ func TestLayersOfDispatcherd(t *testing.T) {
 		"internal/logs":                        {"internal/bounds", "internal/calls"},
 		"internal/probes":                      {"internal/bounds", "internal/calls"},
 		"internal/statuses":                    {"internal/bounds"},
-		"internal/liveness":                    {"internal/bounds", "internal/calls", "internal/statuses"},
+		"internal/liveness":                    {"internal/assignments", "internal/bounds", "internal/calls", "internal/statuses"},
 		"internal/session": {
 			"internal/assignments", "internal/bounds", "internal/calls", "internal/liveness", "internal/logs", "internal/probes", "internal/statuses",
 		},
