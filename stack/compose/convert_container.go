@@ -140,7 +140,7 @@ func (s *service) plain(text string, key ...string) string {
 }
 
 func (s *service) pull() *musterv1.PullOptions {
-	policy := musterv1.PullOptions_POLICY_UNSPECIFIED
+	var policy musterv1.PullOptions_Policy
 	switch s.PullPolicy {
 	case "":
 		if s.Build == nil || !s.builds {

@@ -4,8 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"fmt"
-	"maps"
-	"slices"
 	"strings"
 
 	"github.com/compose-spec/compose-go/v2/dotenv"
@@ -155,13 +153,4 @@ func parseRaw(content []byte, lookup dotenv.LookupFn) (variables, error) {
 		vars[key] = value
 	}
 	return vars, scanner.Err()
-}
-
-// list returns the variables as a sorted list of "KEY=value".
-func (v variables) list() []string {
-	var list []string
-	for _, key := range slices.Sorted(maps.Keys(v)) {
-		list = append(list, key+"="+v[key])
-	}
-	return list
 }

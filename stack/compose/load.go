@@ -14,6 +14,7 @@ import (
 
 	"github.com/compose-spec/compose-go/v2/cli"
 	"github.com/compose-spec/compose-go/v2/consts"
+	"github.com/compose-spec/compose-go/v2/graph"
 	"github.com/compose-spec/compose-go/v2/loader"
 	"github.com/compose-spec/compose-go/v2/types"
 	"github.com/sirupsen/logrus"
@@ -73,6 +74,14 @@ func Load(ctx context.Context, opts Options) (*Result, error) {
 		report: report, project: project, vars: vars, budget: work, builds: opts.Builds, result: &Result{},
 	}
 	c.keys(dict)
+	// What is not consistent cannot be converted. All else is reported together.
+	before := len(report.errors)
+	if c.consistent(); len(report.errors) > before {
+		return nil, report.err()
+	}
+	if err := graph.CheckCycle(project); err != nil {
+		return nil, fmt.Errorf("invalid compose file: %w", err)
+	}
 	return c.convert()
 }
 
@@ -211,6 +220,7 @@ func (o Options) parse(ctx context.Context, details types.ConfigDetails, work *b
 		l.PruneUnnecessaryResources = true
 		l.SkipResolveEnvironment = true
 		l.SkipResolveLabels = true
+		l.SkipConsistencyCheck = true
 	}
 	if dict, err = loader.LoadModelWithContext(ctx, details, options); err != nil {
 		return nil, nil, err

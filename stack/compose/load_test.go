@@ -141,3 +141,38 @@ func TestExamplesLoad(t *testing.T) {
 		}
 	}
 }
+
+// TestContradictionsAreListedWithLines checks what compose-go would report one by one, and
+// without lines.
+func TestContradictionsAreListedWithLines(t *testing.T) {
+	_, err := loadText(t, `services:
+  a:
+    image: a
+    networks: [gone]
+    volumes: ["gone:/a", "gone2:/a"]
+    secrets: [gone]
+    configs: [gone]
+    depends_on: [gone, off]
+    scale: 2
+    deploy: {replicas: 3, resources: {limits: {memory: 1g}}}
+    mem_limit: 2g
+  b: {}
+  off: {image: a, profiles: [off]}
+`, nil)
+	var list *compose.Error
+	if !errors.As(err, &list) {
+		t.Fatalf("got %v; want a *compose.Error", err)
+	}
+	got := map[string]int{}
+	for _, p := range list.Problems {
+		got[p.Key] = p.Line
+	}
+	for key, line := range map[string]int{
+		"services.a.networks.gone": 4, "services.a.volumes.0": 5, "services.a.volumes.1": 5, "services.a.secrets.0": 6, "services.a.configs.0": 7,
+		"services.a.depends_on.gone": 8, "services.a.depends_on.off": 8, "services.a.scale": 9, "services.a.mem_limit": 11, "services.b": 12,
+	} {
+		if got[key] != line {
+			t.Errorf("%s is at line %d; want %d\n%v", key, got[key], line, err)
+		}
+	}
+}
