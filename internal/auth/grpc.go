@@ -46,7 +46,7 @@ type admitted struct {
 
 func (a *admitted) Context() context.Context { return a.ctx }
 
-// presentedIn reads what a call of gRPC's shows of its caller.
+// presentedIn reads the credentials of a gRPC call.
 func presentedIn(ctx context.Context) presented {
 	var p presented
 	if from, ok := peer.FromContext(ctx); ok {

@@ -26,12 +26,12 @@ import (
 	authv1 "github.com/musterhq/muster/api/muster/auth/v1"
 )
 
-// Tokens recognises the tokens of people. Its error, if it is a status, is
-// what the caller is told.
+// Tokens finds the identity of a token. The caller gets its error if that is a gRPC
+// status.
 type Tokens func(ctx context.Context, token string) (Identity, error)
 
-// Refused is told of each call that is refused, by its peer's address. It says
-// whether the log is to have a line of it: not if there were too many.
+// Refused counts a refused call of a peer. It reports whether the call should be logged,
+// which is false if the peer had too many.
 type Refused func(address string) (tell bool)
 
 // Guard enforces the rules on the servers of one daemon. A nil Guard admits
@@ -98,30 +98,30 @@ func (g *Guard) RegisterRules(services map[string]grpc.ServiceInfo) error {
 	return nil
 }
 
-// AcceptTokens has tokens admitted besides certificates.
+// AcceptTokens makes the guard accept tokens in addition to certificates.
 func (g *Guard) AcceptTokens(t Tokens) {
 	if g != nil {
 		g.tokens.Store(&t)
 	}
 }
 
-// OnRefused has f told of calls that are refused.
+// OnRefused sets the function that counts refused calls.
 func (g *Guard) OnRefused(f Refused) {
 	if g != nil {
 		g.refused.Store(&f)
 	}
 }
 
-// presented is what a caller shows of its identity.
+// presented holds the credentials of one call.
 type presented struct {
 	address       string
 	tls           *tls.ConnectionState
 	authorization []string
-	// certificateOnly says that a token would be of no use.
+	// certificateOnly is true if the server accepts no tokens.
 	certificateOnly bool
 }
 
-// Caller is who called, as a handler sees it.
+// Caller is the authenticated caller of a handler.
 type Caller struct {
 	Identity
 	// Certificate is nil for callers with a token.
@@ -130,8 +130,8 @@ type Caller struct {
 
 type callerKey struct{}
 
-// CallerOf returns who called. It is false on a server that admits every caller
-// and for unauthenticated calls of methods that anyone may call.
+// CallerOf returns the caller. It returns false on a server that admits every caller, and
+// for unauthenticated calls of methods that anyone may call.
 func CallerOf(ctx context.Context) (Caller, bool) {
 	c, ok := ctx.Value(callerKey{}).(Caller)
 	return c, ok
@@ -167,7 +167,7 @@ func (g *Guard) admit(ctx context.Context, what string, rule *authv1.Rule, p pre
 	return context.WithValue(ctx, callerKey{}, caller), nil
 }
 
-// how says how to show who one is.
+// how tells a caller without an identity how to authenticate.
 func (g *Guard) how(p presented) string {
 	if p.certificateOnly || g.tokens.Load() == nil {
 		return "connect with a client certificate of the cluster"
@@ -175,8 +175,8 @@ func (g *Guard) how(p presented) string {
 	return "send a token (muster login, MUSTER_TOKEN, or the header Authorization: Bearer ...), or connect with a client certificate of the cluster"
 }
 
-// identify finds a caller's identity. A token takes precedence over a certificate:
-// a person who has both has chosen to send it.
+// identify finds a caller's identity. A token takes precedence over a certificate,
+// because the client sends it on purpose.
 func (g *Guard) identify(ctx context.Context, p presented) (Caller, bool, error) {
 	if len(p.authorization) > 0 {
 		id, err := g.byToken(ctx, p.authorization)
@@ -224,11 +224,11 @@ func (g *Guard) byToken(ctx context.Context, authorization []string) (Identity, 
 	return Identity{}, status.Error(codes.Unauthenticated, "the token is not known: it is wrong, has expired or was removed")
 }
 
-// refuse tells the log and the metrics, and returns what the caller is told.
+// refuse counts and logs a refused call, and returns the error for the caller.
 func (g *Guard) refuse(what, reason string, p presented, caller Caller, err error) error {
 	g.calls.WithLabelValues(what, reason).Inc()
-	// However many there were, the caller is told the truth: others may come from the
-	// same address, and would try again with what is wrong.
+	// The error stays the same if the host had too many refused calls. Other clients may
+	// share the address, and need the reason.
 	if f := g.refused.Load(); f != nil && !(*f)(p.address) {
 		return err
 	}

@@ -19,8 +19,8 @@ func (g *Guard) AdmitREST(r *http.Request, method string) (context.Context, erro
 	return g.admitCall(r.Context(), method, presentedBy(r))
 }
 
-// Page has an HTTP handler serve only those who show a certificate with one of the
-// roles. It takes no tokens, on any daemon: most daemons do not know them.
+// Page makes an HTTP handler serve only callers with a certificate of one of the roles. It
+// accepts no tokens, because only apid knows them.
 func (g *Guard) Page(next http.Handler, name string, roles ...authv1.Role) http.Handler {
 	if g == nil {
 		return next

@@ -11,7 +11,7 @@ import (
 	authv1 "github.com/musterhq/muster/api/muster/auth/v1"
 )
 
-// Identity is who a caller is, as a certificate or a token says.
+// Identity is the role and the name that a certificate or a token gives its holder.
 type Identity struct {
 	// Domain is the trust domain of a certificate: the id of the cluster, if its
 	// own authority signed it. Empty for a token.
@@ -33,10 +33,10 @@ func Managers() map[string]authv1.Role {
 	}
 }
 
-// IsManager tells whether a role is that of a manager daemon.
+// IsManager reports whether a role is one of a manager daemon.
 func IsManager(r authv1.Role) bool { return r >= authv1.Role_APID && r <= authv1.Role_DISPATCHERD }
 
-// IsPerson tells whether a role is one that people have.
+// IsPerson reports whether a role is one of people: viewer, operator or admin.
 func IsPerson(r authv1.Role) bool { return r >= authv1.Role_VIEWER && r <= authv1.Role_ADMIN }
 
 // RoleName writes a role as people do: "viewer".
@@ -51,8 +51,8 @@ func PersonRole(name string) (authv1.Role, error) {
 	return r, nil
 }
 
-// ValidName says what is wrong with a name of a node or a person, or a trust
-// domain: it has to fit into the URI.
+// ValidName returns an error if the name of a node or person, or a trust domain, cannot be
+// part of the URI.
 func ValidName(name string) error {
 	if name == "" || len(name) > MaxName {
 		return fmt.Errorf("name %q does not have 1 to %d characters", name[:min(len(name), MaxName)], MaxName)
@@ -98,7 +98,7 @@ func (i Identity) String() string {
 	}
 }
 
-// ParseURI reads what URI writes, and nothing else.
+// ParseURI parses the form that URI writes, and no other.
 func ParseURI(u *url.URL) (Identity, error) {
 	wrong := func() (Identity, error) {
 		return Identity{}, fmt.Errorf("%q is not a Muster identity: worker/<node id>, manager/<daemon> or user/<role>/<name> in a trust domain", u)

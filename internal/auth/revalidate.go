@@ -12,8 +12,7 @@ import (
 )
 
 const (
-	// recheck is how often it is looked whether who has a stream open may still have
-	// it.
+	// recheck is how often the credentials of an open stream are checked again.
 	recheck = 5 * time.Second
 	// sendTimeout is how long a person's stream may take to accept one message.
 	sendTimeout = 30 * time.Second
@@ -34,10 +33,9 @@ func Ended(ctx context.Context) error {
 	return nil
 }
 
-// revalidate runs a handler of a person's stream, and ends the stream when what its
-// caller proved its identity with is no longer valid, or when it does not read. The
-// certificates of daemons and workers are renewed without their streams being
-// cut, so theirs are not looked at again.
+// revalidate runs the handler of a stream. It ends the stream of a person when the
+// credentials are no longer valid, or when the client does not read. Streams of daemons and
+// workers are not checked again, because their certificates are renewed while streams stay.
 func (g *Guard) revalidate(stream grpc.ServerStream, ctx context.Context, method string, p presented, handler func(grpc.ServerStream) error) error {
 	caller, ok := CallerOf(ctx)
 	if !ok || !IsPerson(caller.Role) {
@@ -46,8 +44,8 @@ func (g *Guard) revalidate(stream grpc.ServerStream, ctx context.Context, method
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
 	ended := make(chan error, 1)
-	// What waits for a client that does not read ends when this call returns, and
-	// not before.
+	// A handler that waits for a client that does not read ends only when this call
+	// returns.
 	go func() { ended <- handler(&held{admitted{stream, ctx}, end}) }()
 	tick := time.NewTicker(recheck)
 	defer tick.Stop()

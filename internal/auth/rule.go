@@ -19,7 +19,7 @@ var anyone = &authv1.Rule{Anyone: true}
 // foreign holds the rules of services whose contract is not Muster's.
 func foreign(service string) *authv1.Rule {
 	if service == "grpc.health.v1.Health" {
-		// Who probes has no identity; and the answer is yes or no.
+		// Health probes have no identity, and the answer tells nothing else.
 		return anyone
 	}
 	return nil
@@ -64,15 +64,15 @@ func rulesOf(services map[string]grpc.ServiceInfo) (map[string]*authv1.Rule, err
 	return rules, nil
 }
 
-// allows tells whether a role may. A person may do what people with lesser
-// roles may.
+// allows reports whether a rule admits a role. Each role of a person includes the lesser
+// ones.
 func allows(rule *authv1.Rule, role authv1.Role) bool {
 	return rule.Anyone || slices.ContainsFunc(rule.Roles, func(r authv1.Role) bool {
 		return r == role || IsPerson(r) && IsPerson(role) && role > r
 	})
 }
 
-// needs says in words who may.
+// needs names the roles that a rule admits, for an error.
 func needs(rule *authv1.Rule) string {
 	var names []string
 	for _, r := range rule.Roles {

@@ -15,8 +15,8 @@ import (
 )
 
 const (
-	// unauthenticatedCalls is how many calls one host may have open that show no identity:
-	// the message of each is taken before it is known what is in it.
+	// unauthenticatedCalls is how many calls without an identity one host may have open.
+	// The server receives the message of each before it can check it.
 	unauthenticatedCalls = 32
 	// unauthenticatedTime is how long such a call may last.
 	unauthenticatedTime = 20 * time.Second
@@ -25,9 +25,8 @@ const (
 	unauthenticatedStreams = 250
 )
 
-// UnauthenticatedOptions have a gRPC server that takes peers without a certificate refuse
-// what they may not call before a message of it is taken: interceptors come after
-// that.
+// UnauthenticatedOptions make a gRPC server that accepts peers without a certificate refuse
+// their forbidden calls before it receives a message. Interceptors run after that.
 func (g *Guard) UnauthenticatedOptions() []grpc.ServerOption {
 	if g == nil {
 		return nil

@@ -1,6 +1,6 @@
 // Package limit bounds how often a client may call a server, and how many streams
-// it may have open. Clients are known by the identity that the guard found, or else
-// by host. Clients without an identity, and calls that are refused, have bounds of
+// it may have open. A client is identified by the identity that the guard found,
+// otherwise by its host. Clients without an identity, and refused calls, have limits of
 // their own.
 package limit
 
@@ -22,9 +22,9 @@ import (
 	"github.com/musterhq/muster/internal/quota"
 )
 
-// together is how much more often callers without an identity may call from all hosts than from
-// one. It bounds what Consul is asked, and is shared: as few hosts as this can keep
-// all others from joining.
+// together is the ratio between the limits of unauthenticated calls from all hosts and
+// from one host. It protects Consul. The price: this many hosts can use up the limit, and
+// keep others from joining.
 const together = 40
 
 // The limits, as metrics and logs call them.
@@ -37,7 +37,7 @@ const (
 	limitLogs               = "client_logs"
 )
 
-// Limits bound the calls of one server. Nil bounds nothing.
+// Limits limit the calls of one server. A nil Limits admits every call.
 type Limits struct {
 	settings Settings
 	log      *zap.Logger
@@ -47,8 +47,8 @@ type Limits struct {
 	watches, logs                                         *streams
 }
 
-// New returns limits. Closed says that callers must show an identity: a guard
-// finds out who calls.
+// New returns limits. Closed is true if callers must have an identity, which a guard
+// checks.
 func New(s Settings, closed bool, log *zap.Logger, metrics prometheus.Registerer) (*Limits, error) {
 	if err := s.Validate(); err != nil {
 		return nil, err
@@ -56,7 +56,7 @@ func New(s Settings, closed bool, log *zap.Logger, metrics prometheus.Registerer
 	s = s.effective(closed)
 	l := &Limits{
 		settings: s,
-		// Who calls too often decides how often that is told.
+		// A client must not fill the log by calling too often.
 		log: log.WithOptions(zap.WrapCore(func(c zapcore.Core) zapcore.Core {
 			return zapcore.NewSamplerWithOptions(c, time.Second, 5, 1000)
 		})),
@@ -79,8 +79,8 @@ func New(s Settings, closed bool, log *zap.Logger, metrics prometheus.Registerer
 	return l, nil
 }
 
-// ServerOptions have a gRPC server bound calls. They come after the guard's, which
-// find out who calls.
+// ServerOptions make a gRPC server limit calls. They must follow the guard's options,
+// which identify the caller.
 func (l *Limits) ServerOptions() []grpc.ServerOption {
 	if l == nil {
 		return nil
@@ -106,8 +106,8 @@ func (l *Limits) ServerOptions() []grpc.ServerOption {
 	}
 }
 
-// REST admits a request, whose context knows the caller, as a call of a method, or
-// says why not.
+// REST admits a request as a call of a method, or returns why not. The context of the
+// request holds the caller.
 func (l *Limits) REST(r *http.Request, method string) error {
 	if l == nil {
 		return nil
@@ -115,8 +115,8 @@ func (l *Limits) REST(r *http.Request, method string) error {
 	return l.admit(r.Context(), method, r.RemoteAddr)
 }
 
-// Refused counts a call that is refused for another reason. It is false once its
-// host has had too many of them: a line of the log about each is not needed.
+// Refused counts a call that was refused for another reason. It returns false if the host
+// has had too many of them, so that not each is logged.
 func (l *Limits) Refused(address string) bool {
 	if l == nil {
 		return true
@@ -129,18 +129,18 @@ func (l *Limits) Refused(address string) bool {
 	return true
 }
 
-// admit takes what a call takes.
+// admit counts a call against the limits of its caller.
 func (l *Limits) admit(ctx context.Context, method, address string) error {
 	caller, known := auth.CallerOf(ctx)
 	host := auth.HostOf(address)
 	switch {
 	case isManager(ctx):
-		// Daemons ask each other when people ask them.
+		// Managers call each other on behalf of users, whose calls were counted.
 		return nil
 	case known:
 		return l.admitClient(method, caller.Identity.String())
 	case l.unauthenticated == nil || strings.HasPrefix(method, "/"+healthpb.Health_ServiceDesc.ServiceName+"/"):
-		// To tell one's health costs nothing.
+		// Health checks cost little, so the strict limits do not apply.
 		return l.admitClient(method, host)
 	}
 	return l.admitUnauthenticated(method, host)
@@ -164,7 +164,7 @@ func (l *Limits) admitUnauthenticated(method, host string) error {
 	return nil
 }
 
-// refuse tells the log and the metrics, and returns err.
+// refuse counts and logs a call over a limit, and returns err.
 func (l *Limits) refuse(limit, method, client string, err error) error {
 	l.tell(limit, method, client)
 	return err

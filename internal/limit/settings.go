@@ -8,20 +8,19 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// closedRate is what a client may do in a cluster that requires identities, if
-// nothing else is said: far more than a person or a pipeline does, and far less
-// than an apid can.
+// closedRate is the default rate of a client in a cluster that requires identities. It is
+// far more than a person or a pipeline needs, and far less than an apid can serve.
 const closedRate = 200
 
 // Settings say how often a client may call, and how many streams it may have open.
 type Settings struct {
 	// ClientRate is how many calls a second one client may make, and ClientBurst how
-	// many at once. 0: no limit; less: closedRate in a cluster that is closed,
-	// and no limit in one that is not.
+	// many at once. 0 means no limit. A negative rate means closedRate in a cluster that
+	// requires identities, and no limit in others.
 	ClientRate  float64
 	ClientBurst int
-	// UnauthenticatedRate and UnauthenticatedBurst are those of one host whose calls show no
-	// identity, or are refused. 0: as many as it likes.
+	// UnauthenticatedRate and UnauthenticatedBurst limit the calls of one host that have no
+	// identity or are refused. 0 means no limit.
 	UnauthenticatedRate  float64
 	UnauthenticatedBurst int
 	// ClientWatches and ClientLogs are how many watches and log streams one client
@@ -44,7 +43,7 @@ func (s *Settings) AddFlags(fs *pflag.FlagSet) {
 	fs.IntVar(&s.ClientLogs, "client-logs", s.ClientLogs, "open log streams of one client per apid; clients as for --client-rate; 0: no limit")
 }
 
-// Validate names every setting that cannot be.
+// Validate returns an error that names every invalid setting.
 func (s Settings) Validate() error {
 	var faults []error
 	for _, r := range []struct {
@@ -75,7 +74,7 @@ func (s Settings) Validate() error {
 	return errors.Join(faults...)
 }
 
-// effective puts what a negative rate stands for in its place.
+// effective replaces a negative rate by the default that it stands for.
 func (s Settings) effective(closed bool) Settings {
 	switch {
 	case s.ClientRate < 0 && closed:

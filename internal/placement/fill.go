@@ -2,14 +2,16 @@ package placement
 
 import "sort"
 
-// Fill chooses nodes for count tasks of one request of a
-// service that needs total tasks in all, the others later. It gives a node its whole share of the total
-// before it gives the next one any, in the order of the candidates, and places no
-// task where [Request.Spread] would have none of the total: after the last tasks were
-// placed by Spread all are where Spread would have them, had they come at once. A
-// node to be avoided gets none. Take is called for each choice after the usage was
-// counted up. It returns how many were placed: fewer than count when what is left
-// cannot be shared out evenly, or has no room.
+// Fill chooses nodes for the first count tasks of a service that needs total tasks. It
+// fills each node with its whole share of the total before the next, in the order of the
+// candidates. Candidates to be avoided get none.
+//
+// A node's share is what every node gets at least if [Request.Spread] places the total.
+// So once Spread has placed the remaining tasks, the result is as if Spread had placed all.
+//
+// Fill calls take for each choice, after it has added the task to the usage. It returns
+// how many tasks it placed: fewer than count if the rest cannot be shared evenly, or has
+// no room.
 func (r *Request) Fill(candidates []Candidate, count, total int, take func(Candidate)) int {
 	fit := make([]Candidate, 0, len(candidates))
 	for _, c := range candidates {
@@ -29,8 +31,8 @@ func (r *Request) Fill(candidates []Candidate, count, total int, take func(Candi
 	return placed
 }
 
-// share is how many tasks of the service each node has at least once so many more are
-// spread over the nodes, if there is room.
+// share returns how many tasks of the service each node has at least after total more
+// tasks were spread over the nodes, if there is room.
 func (r *Request) share(nodes []Candidate, total int) int {
 	if len(nodes) == 0 {
 		return 0
