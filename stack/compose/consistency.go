@@ -20,13 +20,6 @@ func (c *converter) consistent() {
 		if h := s.HealthCheck; h != nil && len(h.Test) > 0 && !slices.Contains([]string{"CMD", "CMD-SHELL", "NONE"}, h.Test[0]) {
 			s.invalid(s.at("healthcheck", "test"), "", "a list must begin with CMD, CMD-SHELL or NONE")
 		}
-		targets := map[string]bool{}
-		for i, v := range s.Volumes {
-			if targets[v.Target] {
-				s.invalid(s.at("volumes", number(i)), v.Target, "%s is the target of two volumes", v.Target)
-			}
-			targets[v.Target] = true
-		}
 	}
 }
 

@@ -149,7 +149,7 @@ func TestContradictionsAreListedWithLines(t *testing.T) {
   a:
     image: a
     networks: [gone]
-    volumes: ["gone:/a", "gone2:/a"]
+    volumes: ["gone:/a", "gone2:/b"]
     secrets: [gone]
     configs: [gone]
     depends_on: [gone, off]
