@@ -26,7 +26,7 @@ func TestMistakesNameLinesAndFields(t *testing.T) {
 			[]string{`f:2: there is no field "replicatd"; did you mean "replicated"?`, `f:5: task: there is no field "restrt"; did you mean "restart"?`, "placement"},
 		},
 		"a field in the wrong place": {"name: x\nimage: nginx\n", []string{`f:2: there is no field "image"; did you mean "task.container.image"?`}},
-		"a field like no other":      {"name: x\nqqqqqq: 1\n", []string{`f:2: there is no field "qqqqqq"; a ServiceSpec has endpoint, `}},
+		"a field like no other":      {"name: x\nqqqqqq: 1\n", []string{`f:2: there is no field "qqqqqq"; a ServiceSpec has dependsOn, endpoint, `}},
 		"wrong types": {
 			"name: 7\nlabels: [a]\nreplicated:\n  replicas: many\ntask:\n  restart: {condition: SOMETIMES, delay: 1m}\n  generic: nginx\n",
 			[]string{
