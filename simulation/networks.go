@@ -239,16 +239,18 @@ func (p *picture) networksSettled() {
 		}
 		layouts[e.Key], ingress[e.Key] = layout, e.Value.Spec.Ingress
 	}
+	// Tasks of an earlier spec may be on a network that is gone, while an update waits.
+	blocks, held := map[string]bool{}, map[string]bool{}
+	for e := range t.Blocks.Scan(p.now, "") {
+		id, _, _ := state.SplitKey(e.Key)
+		blocks[id+" "+e.Value.NodeId], held[id] = true, true
+	}
 	for e := range t.NetworkStates.Scan(p.now, "") {
-		if _, ok := t.Networks.Get(p.now, e.Key); !ok {
+		if _, ok := t.Networks.Get(p.now, e.Key); !ok && !held[e.Key] {
 			p.fault("network %s is gone, and keeps its subnets", short(e.Key))
 		}
 	}
-	blocks, assigned := map[string]bool{}, map[string]bool{}
-	for e := range t.Blocks.Scan(p.now, "") {
-		id, _, _ := state.SplitKey(e.Key)
-		blocks[id+" "+e.Value.NodeId] = true
-	}
+	assigned := map[string]bool{}
 	for e := range t.Assignments.Scan(p.now, "") {
 		node, _, task := state.SplitKey(e.Key)
 		p.addressed(e.Key, e.Value, layouts)
