@@ -82,9 +82,9 @@ func (s *service) container(image string) *musterv1.ContainerSpec {
 		Labels:          s.labels(s.Labels),
 		Command:         s.Entrypoint,
 		Args:            s.Command,
-		Hostname:        s.plain(s.Hostname, "hostname"),
-		Dir:             s.plain(s.WorkingDir, "working_dir"),
-		User:            s.plain(s.User, "user"),
+		Hostname:        s.Hostname,
+		Dir:             s.WorkingDir,
+		User:            s.User,
 		Groups:          s.GroupAdd,
 		Privileges:      s.privileges(),
 		Init:            s.Init,
@@ -111,10 +111,7 @@ func (s *service) container(image string) *musterv1.ContainerSpec {
 		c.DnsConfig = &musterv1.DNSConfig{Nameservers: s.DNS, Search: s.DNSSearch, Options: s.DNSOpts}
 	}
 	for _, key := range sorted(s.Environment) {
-		value := *s.Environment[key]
-		if s.plain(value, "environment", key) == value {
-			c.Env = append(c.Env, key+"="+value)
-		}
+		c.Env = append(c.Env, key+"="+*s.Environment[key])
 	}
 	for _, name := range sorted(s.Ulimits) {
 		u := s.Ulimits[name]
@@ -125,18 +122,6 @@ func (s *service) container(image string) *musterv1.ContainerSpec {
 		c.Ulimits = append(c.Ulimits, limit)
 	}
 	return c
-}
-
-// noTemplates refuses what the API does not fill in yet.
-const noTemplates = "templates are not supported yet: \"{{\" is not allowed here"
-
-// plain returns a text without templates, or nothing.
-func (s *service) plain(text string, key ...string) string {
-	if strings.Contains(text, "{{") {
-		s.unsupported(s.at(key...), text, noTemplates)
-		return ""
-	}
-	return text
 }
 
 func (s *service) pull() *musterv1.PullOptions {

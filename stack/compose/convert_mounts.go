@@ -34,10 +34,6 @@ func (s *service) mounts() []*musterv1.Mount {
 
 func (s *service) mount(at []string, v types.ServiceVolumeConfig) *musterv1.Mount {
 	m := &musterv1.Mount{Source: v.Source, Target: v.Target, ReadOnly: v.ReadOnly, Consistency: v.Consistency}
-	if text := v.Source + v.Target; strings.Contains(text, "{{") {
-		s.unsupported(at, v.Source, noTemplates)
-		return nil
-	}
 	switch v.Type {
 	case types.VolumeTypeBind:
 		m.Type = musterv1.Mount_BIND

@@ -90,9 +90,6 @@ func TestLoadRefusesWhatAPIDoesNotHaveYet(t *testing.T) {
 				Kind: "SSD", Resource: &musterv1.GenericResource_Discrete{Discrete: 1},
 			}}}}
 		},
-		"templates": func(s *musterv1.ServiceSpec) {
-			s.Task.GetContainer().Env = []string{"NODE={{.Node.Hostname}}"}
-		},
 		"options of attachments": func(s *musterv1.ServiceSpec) {
 			s.Task.Networks[0].DriverOptions = map[string]string{"a": "b"}
 		},
