@@ -170,6 +170,11 @@ bin/consul: $(BIN)/consul
 $(BIN)/docker-compose: tools/compose/go.mod
 	cd tools/compose && CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X github.com/docker/compose/v2/internal.Version=v2.40.3' -o $@ github.com/docker/compose/v2/cmd
 
+# What tests of Docker's API drive beside the client of the Debian package; no part of Muster either. It is no module, so
+# the compiler is told which Go it is written for.
+$(BIN)/docker-cli: tools/docker-cli/go.mod
+	cd tools/docker-cli && CGO_ENABLED=0 go build -trimpath -gcflags=github.com/docker/cli/...=-lang=go1.26 -ldflags '-s -w -X github.com/docker/cli/cli/version.Version=29.8.0' -o $@ github.com/docker/cli/cmd/docker
+
 # Its own version, and that of the Kubernetes that its libraries are of, as its own Makefile has it.
 HELM_VERSIONS := -X helm.sh/helm/v3/internal/version.version=v3.22.0 \
 	$(foreach p,pkg/chartutil pkg/lint/rules,-X helm.sh/helm/v3/$(p).k8sVersionMajor=1 -X helm.sh/helm/v3/$(p).k8sVersionMinor=37)
@@ -191,4 +196,5 @@ $(BIN)/cyclonedx-gomod: tools/sbom/go.mod
 
 bin/cyclonedx-gomod: $(BIN)/cyclonedx-gomod
 bin/docker-compose: $(BIN)/docker-compose
+bin/docker-cli: $(BIN)/docker-cli
 bin/helm: $(BIN)/helm
