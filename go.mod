@@ -29,6 +29,7 @@ require (
 	github.com/knadh/koanf/v2 v2.4.1
 	github.com/mdlayher/netlink v1.7.3-0.20250113171957-fbb4dce95f42
 	github.com/miekg/dns v1.1.73
+	github.com/moby/moby/api v1.57.0
 	github.com/musterhq/muster/api v0.0.0
 	github.com/musterhq/muster/plugins/sdk v0.0.0
 	github.com/pires/go-proxyproto v0.15.0

@@ -68,9 +68,11 @@ func TestImportsPointOneWay(t *testing.T) {
 		"plugins": {"plugins", "api"},
 		// provision writes the Consul policies that ship with compose.
 		"internal": {"internal", "api", "compose"},
-		"cmd":      append([]string{"cmd", "internal", "plugins", "api", "compose", "stack"}, daemons...),
+		"cmd":      append([]string{"cmd", "internal", "plugins", "api", "compose", "stack", "dockerapi"}, daemons...),
 		// What a client makes of a stack, with the API only.
 		"stack": {"stack", "internal", "api"},
+		// Docker's API: a client of the control API, and nothing more.
+		"dockerapi": {"dockerapi", "api"},
 		// Files that ship, for programs that install them. It imports nothing.
 		"compose": {},
 		// Programs that show how Muster is used, and need nothing of it.
