@@ -96,7 +96,7 @@ func (c *CLI) dial(t *target) (*grpc.ClientConn, error) {
 	if err != nil {
 		return nil, usage("%w", err)
 	}
-	options := append(retryRefused(), grpc.WithStatsHandler(&c.answered))
+	options := append(RetryRefused(), grpc.WithStatsHandler(&c.answered))
 	if t.Token != "" {
 		if creds.Info().SecurityProtocol != "tls" {
 			return nil, usage("a token is not sent in the clear: give --tls-ca-file, or use a context (muster login)")

@@ -20,9 +20,9 @@ const (
 	shortPause, longestPause = 50 * time.Millisecond, 10 * time.Second
 )
 
-// retryRefused has calls made again that the server refused because there were too
+// RetryRefused has calls made again that the server refused because there were too
 // many, so that scripts need not do so themselves. Such a call has done nothing.
-func retryRefused() []grpc.DialOption {
+func RetryRefused() []grpc.DialOption {
 	return []grpc.DialOption{
 		grpc.WithChainUnaryInterceptor(func(ctx context.Context, method string, req, reply any, conn *grpc.ClientConn, invoke grpc.UnaryInvoker, options ...grpc.CallOption) error {
 			return again(ctx, func() error { return invoke(ctx, method, req, reply, conn, options...) })

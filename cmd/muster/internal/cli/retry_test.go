@@ -75,7 +75,7 @@ func TestRefusedCallsAreRepeated(t *testing.T) {
 				ctx, stop := context.WithCancel(t.Context())
 				ended := make(chan error, 1)
 				go func() { ended <- daemon.ServeGRPC(ctx, server, l, time.Second) }()
-				conn, err := grpc.NewClient("passthrough:///b", append(retryRefused(), grpc.WithTransportCredentials(insecure.NewCredentials()),
+				conn, err := grpc.NewClient("passthrough:///b", append(RetryRefused(), grpc.WithTransportCredentials(insecure.NewCredentials()),
 					grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return l.DialContext(ctx) }))...)
 				if err != nil {
 					t.Fatal(err)

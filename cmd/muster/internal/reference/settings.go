@@ -34,7 +34,8 @@ func sections() []section {
 		{"apid", "The control API.", []string{"apid"}},
 		{"dispatcherd", "What workers speak to.", []string{"dispatcherd"}},
 		{"workerd", "The worker, on each machine that runs tasks.", []string{"workerd"}},
-		{"muster dev", "A whole cluster in one process. It has the settings of `apid`, `dispatcherd` and `workerd` that make sense there, and", []string{"dev"}},
+		{"dockerapid", "Docker's API in front of a cluster ([docker-api.md](docker-api.md)). It has those of all daemons that are not about TLS, and", []string{"dockerapid"}},
+		{"muster dev", "A whole cluster in one process. It has the settings of `apid`, `dispatcherd`, `workerd` and `dockerapid` that make sense there, and", []string{"dev"}},
 		{"muster init", "Makes a cluster's authority and its first token. It has the settings that say where the store is, those of the log, and", []string{"init"}},
 	}
 }

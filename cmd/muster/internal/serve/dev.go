@@ -38,6 +38,7 @@ type dev struct {
 	rest     string
 	dispatch string
 	dataDir  string
+	docker   dockerFlags
 	workers  int
 	version  string
 	out      io.Writer
@@ -76,6 +77,8 @@ machine: a port or a file taken by a task of one worker is not available to task
 	fs.StringVar(&d.dispatch, "dispatcher-listen", fmt.Sprintf("127.0.0.1:%d", dispatcherdPort), "address of the dispatcher, for further workers (muster workerd)")
 	fs.StringVar(&d.dataDir, "data-dir", "", "directory to keep the cluster in (default: memory)")
 	fs.IntVar(&d.workers, "workers", 1, "number of workers")
+	fs.StringVar(&d.docker.socket, "docker-socket", dockerSocket, "path of the unix socket at which docker commands reach the cluster, relative to the cluster's directory; empty turns it off")
+	d.docker.addEngine(fs)
 	d.worker.cfg = workerd.DefaultConfig()
 	d.worker.addCommon(fs)
 	for _, m := range d.managers {
@@ -195,7 +198,9 @@ type devCluster struct {
 	registry  *prometheus.Registry
 	log       *zap.Logger
 	listeners map[string]net.Listener
-	failed    chan error
+	// docker is the path of the Docker API's socket; empty: there is none.
+	docker string
+	failed chan error
 	// clean is set once nothing of tasks and networks is known to be left.
 	clean bool
 }
@@ -234,7 +239,11 @@ func (c *devCluster) listen() (err error) {
 		}
 		c.listeners[part] = bounds.Listen(l, cmp.Or(servers[part], grpcServer))
 	}
-	return nil
+	l, err := c.listenDocker()
+	if l != nil {
+		c.listeners[dockerPart] = bounds.Listen(l, dockerServer)
+	}
+	return err
 }
 
 // run starts the managers, then the workers, and ends them the other way
@@ -257,7 +266,10 @@ func (c *devCluster) run(ctx context.Context, temporary bool) error {
 		})
 		c.start(&managersDone, ops.Name, managing, ops.Run)
 	}
-	var err error
+	docker, err := c.serveDocker(ctx)
+	if err == nil && docker != nil {
+		c.start(&managersDone, "Docker API", managing, docker)
+	}
 	var workers []*workerd.Worker
 	for n := range c.workers {
 		if err != nil {
@@ -365,8 +377,8 @@ Muster is up: %d worker(s), %s.
   muster service create --name hello --replicas 3 --kind process -- /bin/sh -c 'while :; do date; sleep 1; done'
   muster service ps hello
   curl http://%s/v1/services
-
+%s
 gRPC %s, REST http://%s (OpenAPI: /openapi.json)%s. Ctrl-C stops it.
 
-`, c.workers, kept, api, rest, api, rest, metrics)
+`, c.workers, kept, api, rest, c.dockerHint(), api, rest, metrics)
 }

@@ -29,13 +29,13 @@ func healthCommand() *cobra.Command {
 		timeout time.Duration
 		live    bool
 	)
-	ports := map[string]int{"workerd": workerdPort + 1000}
+	ports := map[string]int{"workerd": workerdPort + 1000, "dockerapid": dockerapidPort + 1000}
 	var names []string
 	for _, m := range managers() {
 		ports[m.name] = m.port + 1000
 		names = append(names, m.name)
 	}
-	names = append(names, "workerd")
+	names = append(names, "workerd", "dockerapid")
 	cmd := &cobra.Command{
 		Use: "health DAEMON", Short: "Check the health of a daemon on this machine",
 		Long: `Check the health of a daemon on this machine, for health checks of container engines and init systems.

@@ -110,7 +110,7 @@ func AddCommands(root *cobra.Command, version string) {
 	for _, m := range managers() {
 		commands = append(commands, m.command(version))
 	}
-	commands = append(commands, workerCommand(version), initCommand(), provisionCommand(), healthCommand())
+	commands = append(commands, workerCommand(version), dockerCommand(version), initCommand(), provisionCommand(), healthCommand())
 	for _, c := range commands {
 		c.GroupID = "daemons"
 		root.AddCommand(c)
