@@ -25,6 +25,7 @@ import (
 	"github.com/musterhq/muster/apid/objects"
 	"github.com/musterhq/muster/apid/probes"
 	"github.com/musterhq/muster/apid/rest"
+	"github.com/musterhq/muster/apid/sealing"
 	clusterstatus "github.com/musterhq/muster/apid/status"
 	"github.com/musterhq/muster/apid/sweep"
 	"github.com/musterhq/muster/apid/tokens"
@@ -32,6 +33,7 @@ import (
 	"github.com/musterhq/muster/internal/daemon"
 	"github.com/musterhq/muster/internal/defaults"
 	"github.com/musterhq/muster/internal/limit"
+	"github.com/musterhq/muster/internal/seal"
 	"github.com/musterhq/muster/internal/shards"
 	"github.com/musterhq/muster/internal/state"
 	"github.com/musterhq/muster/internal/store"
@@ -57,8 +59,8 @@ type Config struct {
 	Sweep time.Duration
 	// SpecGrace is how long a task spec or a blob is kept that nothing refers to.
 	SpecGrace time.Duration
-	// MaxConfigBytes bounds the data of all configs of the cluster together; 0 means no
-	// limit.
+	// MaxConfigBytes bounds the data of all configs of the cluster together, and that of
+	// all secrets; 0 means no limit.
 	MaxConfigBytes uint64
 	// RotationLeast is how long a rotation of the authority's root takes at least,
 	// so that daemons that happen to be off for a while take part in it.
@@ -66,6 +68,9 @@ type Config struct {
 	// Authority is the cluster's own, run by the caller. Nil: certificates come
 	// from elsewhere.
 	Authority *ca.Authority
+	// Keys are the cluster's, which seal secrets. Nil: there are none, and secrets are
+	// refused.
+	Keys *seal.Keyring
 	// Limits bound how often a client may call over REST; the gRPC server has them
 	// already. Nil: there are none.
 	Limits *limit.Limits
@@ -92,8 +97,8 @@ func DefaultConfig() Config {
 // defaults are the values that c holds.
 func (c *Config) AddFlags(fs *pflag.FlagSet) {
 	fs.DurationVar(&c.Sweep, "sweep-interval", c.Sweep, "time between searches for records that are no longer referred to")
-	fs.DurationVar(&c.SpecGrace, "spec-grace", c.SpecGrace, "time for which a task spec or config data without references is kept")
-	fs.Uint64Var(&c.MaxConfigBytes, "max-config-bytes", c.MaxConfigBytes, "maximum total size of all configs in bytes; set it to the same value on each apid; 0: no limit")
+	fs.DurationVar(&c.SpecGrace, "spec-grace", c.SpecGrace, "time for which a task spec, or data of a config or secret, without references is kept")
+	fs.Uint64Var(&c.MaxConfigBytes, "max-config-bytes", c.MaxConfigBytes, "maximum total size of all configs in bytes, and of all secrets; set it to the same value on each apid; 0: no limit")
 	fs.DurationVar(&c.RotationLeast, "root-rotation-least", c.RotationLeast, "minimum time for which the old root stays trusted after a rotation, for daemons that are off")
 }
 
@@ -181,8 +186,13 @@ func New(env daemon.Env, cfg Config) (*Daemon, error) {
 		return m.Address, ok
 	}
 	d.logs = logs.New(d.view, owner, env.Dial)
+	var authorityKey func(ctx context.Context) (string, error)
+	if cfg.Authority != nil {
+		authorityKey = cfg.Authority.SealedWith
+	}
+	sealer := sealing.New(d.backend, cfg.Keys, authorityKey)
 	d.authority = authority.New(d.backend, authority.Options{
-		Own: cfg.Authority, Guard: env.Guard, Looker: looker, Daemon: env.Member.Daemon, RotationLeast: cfg.RotationLeast,
+		Own: cfg.Authority, Guard: env.Guard, Looker: looker, Sealer: sealer, RotationLeast: cfg.RotationLeast,
 	})
 	d.sweeper = sweep.New(d.backend, sweep.Options{
 		Interval: cfg.Sweep, SpecGrace: cfg.SpecGrace, TombstoneGrace: tombstoneGrace, Also: d.authority.EndRotation,
@@ -190,7 +200,7 @@ func New(env daemon.Env, cfg Config) (*Daemon, error) {
 	apiTokens := tokens.New(d.backend)
 	server := control.New(d.backend, control.Options{
 		Member: env.Member, Subsystems: d.subsystems, Unsharded: sweepSubsystem, Looker: looker, Logs: d.logs, Prober: probes.NewProber(owner, env.Dial),
-		Tokens: apiTokens, Authority: d.authority, Watchers: watchers, Bookmark: bookmark, MaxConfigBytes: cfg.MaxConfigBytes,
+		Tokens: apiTokens, Authority: d.authority, Sealer: sealer, Watchers: watchers, Bookmark: bookmark, MaxConfigBytes: cfg.MaxConfigBytes,
 	})
 	musterv1.RegisterControlServiceServer(env.Server, server)
 	cav1.RegisterAuthorityServiceServer(env.Server, d.authority.Service())

@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -35,6 +36,7 @@ import (
 	"github.com/musterhq/muster/internal/kv"
 	"github.com/musterhq/muster/internal/kv/embedded"
 	"github.com/musterhq/muster/internal/kv/kvfault"
+	"github.com/musterhq/muster/internal/seal"
 	"github.com/musterhq/muster/internal/shards"
 	"github.com/musterhq/muster/internal/state"
 	"github.com/musterhq/muster/internal/store"
@@ -50,6 +52,8 @@ type cluster struct {
 	muted  *muted
 	tables *state.Tables
 	store  *store.Store
+	// keys are those of the cluster, which every replica has.
+	keys *seal.Keyring
 
 	mu        sync.Mutex
 	listeners map[string]*bufconn.Listener
@@ -83,7 +87,7 @@ func newCluster(t testing.TB) *cluster {
 	ts := c.tables
 	c.store, err = store.New(store.Options{KV: space, Prefix: "muster"},
 		ts.Services, ts.Specs, ts.Names, ts.Nodes, ts.Clusters, ts.Tasks, ts.Rollouts, ts.Endpoints,
-		ts.Assignments, ts.Placements, ts.NodeStates, ts.Statuses, ts.Configs, ts.Blobs,
+		ts.Assignments, ts.Placements, ts.NodeStates, ts.Statuses, ts.Configs, ts.Blobs, ts.Secrets, ts.Sealing, ts.SealedBlobs,
 		ts.Networks, ts.NetworkStates, ts.Blocks)
 	if err != nil {
 		t.Fatal(err)
@@ -93,6 +97,11 @@ func newCluster(t testing.TB) *cluster {
 			t.Error(err)
 		}
 	})
+	key, err := seal.MakeKey(filepath.Join(t.TempDir(), "cluster.key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.keys = seal.NewKeyring(key)
 	c.background("store", c.store.Run)
 	if err := c.store.Ready(t.Context()); err != nil {
 		t.Fatal(err)
@@ -188,6 +197,7 @@ func (d *direct) RegisterService(desc *grpc.ServiceDesc, impl any) {
 func (c *cluster) apidWith(hook *direct, change ...func(*apid.Config)) *api {
 	c.t.Helper()
 	cfg := apid.DefaultConfig()
+	cfg.Keys = c.keys
 	for _, f := range change {
 		f(&cfg)
 	}

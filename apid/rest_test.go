@@ -55,7 +55,7 @@ func TestREST(t *testing.T) {
 			{"no version", "PUT", "/v1/services/web", webJSON, 400, "version"},
 			{"scale", "POST", "/v1/services/web:scale", `{"replicas":5}`, 200, `"desiredTasks":"5"`},
 			{"rollback", "POST", "/v1/services/web:rollback", `{}`, 200, "previousSpec"},
-			{"secrets", "GET", "/v1/secrets", "", 501, "not implemented"},
+			{"volumes", "GET", "/v1/volumes", "", 501, "not implemented"},
 			{"jobs", "POST", "/v1/services", `{"name":"j","replicatedJob":{},"task":{"container":{"image":"nginx"}}}`, 501, "spec.replicatedJob"},
 			{"not found", "GET", "/v1/services/nope", "", 404, "nope"},
 			{"no route", "GET", "/v2/x", "", 404, "openapi.json"},

@@ -40,8 +40,8 @@ func readToken(t *testing.T, token string) (tables []string, numbers map[string]
 	return tables, numbers
 }
 
-// seal ends a token with its checksum.
-func seal(b []byte) string {
+// checksummed ends a token with its checksum.
+func checksummed(b []byte) string {
 	return base64.RawURLEncoding.EncodeToString(binary.BigEndian.AppendUint32(b, crc32.ChecksumIEEE(b)))
 }
 
@@ -55,7 +55,7 @@ func namedToken(tables []string, numbers map[string][]uint64) string {
 			b = binary.AppendUvarint(b, n)
 		}
 	}
-	return seal(b)
+	return checksummed(b)
 }
 
 // fixedToken writes a token as apid 0.1 did: the numbers of ten tables.
@@ -68,7 +68,7 @@ func fixedToken(numbers map[string][]uint64) string {
 			b = binary.AppendUvarint(b, n)
 		}
 	}
-	return seal(b)
+	return checksummed(b)
 }
 
 // without returns the tables that are not table.
@@ -125,7 +125,7 @@ func TestResumeTokensThatCannotContinue(t *testing.T) {
 		for name, token := range map[string]string{
 			"a table that did not exist and has records": namedToken(without(tables, "clusters"), numbers),
 			"a table with another number of shards":      namedToken(tables, numbers),
-			"a later version":                            seal([]byte{3}),
+			"a later version":                            checksummed([]byte{3}),
 		} {
 			_, err := b.tryWatch(&musterv1.WatchRequest{ResumeToken: token})
 			t.Log(name)
@@ -140,10 +140,10 @@ func TestMalformedResumeTokensAreRefused(t *testing.T) {
 		a := newCluster(t).apid()
 		for name, token := range map[string]string{
 			"no checksum":        base64.RawURLEncoding.EncodeToString([]byte{2, 1, 'x', 0, 0, 0, 0}),
-			"cut in a number":    seal([]byte{2, 1, 'x', 2, 1, 0x80}),
-			"cut in a name":      seal([]byte{2, 9, 'x'}),
-			"count without ends": seal([]byte{2, 1, 'x', 0xff, 0xff, 0xff, 0xff, 0x7f}),
-			"too few numbers":    seal([]byte{1, 0, 0}),
+			"cut in a number":    checksummed([]byte{2, 1, 'x', 2, 1, 0x80}),
+			"cut in a name":      checksummed([]byte{2, 9, 'x'}),
+			"count without ends": checksummed([]byte{2, 1, 'x', 0xff, 0xff, 0xff, 0xff, 0x7f}),
+			"too few numbers":    checksummed([]byte{1, 0, 0}),
 		} {
 			_, err := a.tryWatch(&musterv1.WatchRequest{ResumeToken: token})
 			t.Log(name)

@@ -213,7 +213,7 @@ func TestWatchFilters(t *testing.T) {
 			req  *musterv1.WatchRequest
 			code codes.Code
 		}{
-			"secrets":    {&musterv1.WatchRequest{Kinds: []musterv1.ObjectKind{musterv1.ObjectKind_SECRET}}, codes.Unimplemented},
+			"volumes":    {&musterv1.WatchRequest{Kinds: []musterv1.ObjectKind{musterv1.ObjectKind_VOLUME}}, codes.Unimplemented},
 			"no kind":    {&musterv1.WatchRequest{Kinds: []musterv1.ObjectKind{0}}, codes.InvalidArgument},
 			"no action":  {&musterv1.WatchRequest{Actions: []musterv1.WatchAction{9}}, codes.InvalidArgument},
 			"token":      {&musterv1.WatchRequest{ResumeToken: "x"}, codes.InvalidArgument},

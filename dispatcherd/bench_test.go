@@ -174,7 +174,7 @@ func BenchmarkComplete(b *testing.B) {
 			c.assign(tx, "n1", "s1", fmt.Sprintf("t%d", i), uint64(i+1))
 		}
 	})
-	reader := assignments.NewReader(c.tables, networks.New(c.tables, nil))
+	reader := assignments.NewReader(c.tables, networks.New(c.tables, nil), nil)
 	snap := c.store.Snapshot()
 	b.ReportAllocs()
 	for b.Loop() {
@@ -194,7 +194,7 @@ func BenchmarkChange(b *testing.B) {
 			c.assign(tx, "n1", "s1", fmt.Sprintf("t%d", i), uint64(i+1))
 		}
 	})
-	reader := assignments.NewReader(c.tables, networks.New(c.tables, nil))
+	reader := assignments.NewReader(c.tables, networks.New(c.tables, nil), nil)
 	sent := assignments.NewSent(assignments.Protocol)
 	sent.Complete(reader.Offers(c.store.Snapshot(), "n1"), nil, limits)
 	key := state.NodeTaskKey("n1", "s1", "t5")

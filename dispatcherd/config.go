@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/musterhq/muster/dispatcherd/internal/liveness"
+	"github.com/musterhq/muster/internal/seal"
 )
 
 // maxLogReaders is below the number of streams that a server allows on one
@@ -17,6 +18,8 @@ const maxLogReaders = 9_000
 
 // Config are the settings of a dispatcher.
 type Config struct {
+	// Keys are the cluster's, which open secrets for workers. It is nil if there are none.
+	Keys *seal.Keyring
 	// HeartbeatPeriod is the heartbeat period if the cluster's settings contain none.
 	// A shorter period finds silent workers sooner, and costs messages: a dispatcher
 	// with n workers receives n/HeartbeatPeriod per second.

@@ -4,8 +4,8 @@
 //
 // It owns the tables nodestates (a node's description, and whether it is alive) and
 // statuses (the last report of each task). It reads assignments, tasks, specs,
-// services, nodes, clusters, configs and blobs, and of networks also networkstates, blocks,
-// endpoints and rollouts. It never writes them.
+// services, nodes, clusters, configs, blobs, secrets and sealedblobs, and of networks also
+// networkstates, blocks, endpoints and rollouts. It never writes them.
 //
 // Its work is divided by node into shards. The replica that holds a shard's lock
 // serves the sessions of the shard's nodes. The others redirect the workers of these
@@ -37,6 +37,7 @@ import (
 	"go.uber.org/zap"
 
 	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
+	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
 	"github.com/musterhq/muster/dispatcherd/internal/assignments"
 	"github.com/musterhq/muster/dispatcherd/internal/calls"
 	"github.com/musterhq/muster/dispatcherd/internal/liveness"
@@ -47,6 +48,7 @@ import (
 	"github.com/musterhq/muster/dispatcherd/internal/statuses"
 	"github.com/musterhq/muster/internal/daemon"
 	"github.com/musterhq/muster/internal/payload"
+	"github.com/musterhq/muster/internal/seal"
 	"github.com/musterhq/muster/internal/shards"
 	"github.com/musterhq/muster/internal/state"
 	"github.com/musterhq/muster/internal/store"
@@ -72,6 +74,19 @@ type Daemon struct {
 	statuses *statuses.Metrics
 	sessions *session.Server
 	calls    *calls.Group
+	keys     *seal.Keyring
+}
+
+// ClusterKeys implements daemon.KeyHolder.
+func (d *Daemon) ClusterKeys() []string { return d.keys.Names() }
+
+// OpenSecret opens the data of a secret that a worker is about to be sent.
+func (d *Daemon) OpenSecret(id string, record *recordv1.Secret, sealed []byte) ([]byte, error) {
+	data, err := d.keys.OpenSecret(id, record, sealed)
+	if err != nil {
+		d.log.Error("failed to open secret; tasks that need it wait", zap.String("secret", id), zap.Error(err))
+	}
+	return data, err
 }
 
 // New returns a dispatcher and registers its services. It starts nothing.
@@ -79,14 +94,14 @@ func New(env daemon.Env, cfg Config) (*Daemon, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, fmt.Errorf("settings of the dispatcher: %w", err)
 	}
-	d := &Daemon{log: env.Logger, tables: state.NewTables(), owned: newOwnedShards(), calls: calls.NewGroup()}
+	d := &Daemon{log: env.Logger, tables: state.NewTables(), owned: newOwnedShards(), calls: calls.NewGroup(), keys: cfg.Keys}
 	t := d.tables
 	d.networks = networks.New(t, d.owned.networksChanged)
 	var err error
 	d.store, err = store.New(
 		store.Options{KV: env.KV, Prefix: env.Prefix, Logger: env.Logger, Metrics: env.Metrics},
 		t.Services, t.Specs, t.Nodes, t.Clusters, t.Tasks, t.Assignments, t.NodeStates, t.Statuses,
-		t.Networks, t.NetworkStates, t.Blocks, t.Endpoints, t.Rollouts, t.Configs, t.Blobs,
+		t.Networks, t.NetworkStates, t.Blocks, t.Endpoints, t.Rollouts, t.Configs, t.Blobs, t.Secrets, t.SealedBlobs,
 	)
 	if err != nil {
 		return nil, fmt.Errorf("open tables: %w", err)
@@ -139,7 +154,7 @@ func (d *Daemon) serve(env daemon.Env, cfg Config) error {
 	d.sessions = session.NewServer(session.Config{
 		HelloTimeout: cfg.HelloTimeout, OwnerWait: cfg.OwnerWait, SettleTimeout: cfg.SettleTimeout,
 		Limits:   assignments.Limits{Objects: cfg.MessageTasks, Bytes: cfg.MessageBytes},
-		Instance: env.Member.Instance, Shards: d.owned, Directory: d.directory, Store: d.store, Tables: d.tables, Networks: d.networks,
+		Instance: env.Member.Instance, Shards: d.owned, Directory: d.directory, Store: d.store, Tables: d.tables, Networks: d.networks, Secrets: d,
 		Logs: broker, Probes: prober, Calls: d.calls, Guard: env.Guard, Tracer: env.Tracer, Metrics: sent, Logger: env.Logger,
 	})
 	if env.Metrics != nil {
@@ -195,7 +210,7 @@ func (d *Daemon) ownShard(ctx context.Context, number int) error {
 	// because it ends tasks that are missing.
 	t := d.tables
 	if err := d.store.Sync(ctx, t.Services, t.Specs, t.Nodes, t.Tasks, t.Assignments, t.NodeStates, t.Statuses,
-		t.Networks, t.NetworkStates, t.Blocks, t.Endpoints, t.Rollouts, t.Configs, t.Blobs); err != nil {
+		t.Networks, t.NetworkStates, t.Blocks, t.Endpoints, t.Rollouts, t.Configs, t.Blobs, t.Secrets, t.SealedBlobs); err != nil {
 		return fmt.Errorf("catch up with the last owner: %w", err)
 	}
 	d.follower.catchUp()

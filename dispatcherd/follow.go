@@ -42,7 +42,7 @@ func newFollower(st *store.Store, tables *state.Tables, owned *ownedShards, inde
 
 func (f *follower) run(ctx context.Context) error {
 	t := f.tables
-	tables := []store.TableDef{t.Assignments, t.Tasks, t.Specs, t.Services, t.Nodes, t.NodeStates, t.Clusters, t.Configs, t.Blobs}
+	tables := []store.TableDef{t.Assignments, t.Tasks, t.Specs, t.Services, t.Nodes, t.NodeStates, t.Clusters, t.Configs, t.Blobs, t.Secrets, t.SealedBlobs}
 	for {
 		if _, err := f.store.Wait(ctx, f.snapshot(), slices.Concat(tables, f.networks.Tables())...); err != nil {
 			return fmt.Errorf("wait for a change: %w", err)
@@ -111,7 +111,7 @@ func (f *follower) advance(to *store.Snapshot) {
 	}
 	f.owned.networksChanged(attached)
 	files := f.changedFiles(from, to)
-	if appearedNetwork || len(files) > 0 || appeared(t.Specs.Changes(from, to)) || appeared(t.Services.Changes(from, to)) || appeared(t.Blobs.Changes(from, to)) {
+	if appearedNetwork || len(files) > 0 || appeared(t.Specs.Changes(from, to)) || appeared(t.Services.Changes(from, to)) || appeared(t.Blobs.Changes(from, to)) || appeared(t.SealedBlobs.Changes(from, to)) {
 		for _, s := range f.owned.all() {
 			s.ObjectsChanged(files)
 		}
@@ -137,12 +137,17 @@ func (f *follower) advance(to *store.Snapshot) {
 	}
 }
 
-// changedFiles returns the configs that have other content than before.
+// changedFiles returns the configs and secrets that have other content than before.
 func (f *follower) changedFiles(from, to *store.Snapshot) []assignments.Ref {
 	var refs []assignments.Ref
 	for c := range f.tables.Configs.Changes(from, to) {
 		if c.New != nil && (c.Old == nil || !bytes.Equal(c.Old.Value.Digest, c.New.Value.Digest)) {
 			refs = append(refs, assignments.Ref{Kind: assignments.KindConfig, ID: c.Key()})
+		}
+	}
+	for c := range f.tables.Secrets.Changes(from, to) {
+		if c.New != nil && (c.Old == nil || !bytes.Equal(c.Old.Value.Digest, c.New.Value.Digest)) {
+			refs = append(refs, assignments.Ref{Kind: assignments.KindSecret, ID: c.Key()})
 		}
 	}
 	return refs

@@ -20,6 +20,7 @@ import (
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/api/nodeid"
 	"github.com/musterhq/muster/apid/backend"
+	"github.com/musterhq/muster/apid/sealing"
 	clusterstatus "github.com/musterhq/muster/apid/status"
 	"github.com/musterhq/muster/internal/auth"
 	"github.com/musterhq/muster/internal/ca"
@@ -36,8 +37,8 @@ type Options struct {
 	Looker interface {
 		Look(ctx context.Context) clusterstatus.Findings
 	}
-	// Daemon is the daemon of those instances that have the cluster's keys.
-	Daemon string
+	// Sealer has the cluster's keys.
+	Sealer *sealing.Sealer
 	// RotationLeast is how long a rotation of the root takes at least.
 	RotationLeast time.Duration
 }

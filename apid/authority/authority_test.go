@@ -19,8 +19,10 @@ import (
 	"github.com/musterhq/muster/apid/authority"
 	"github.com/musterhq/muster/apid/backend"
 	"github.com/musterhq/muster/apid/backend/backendtest"
+	"github.com/musterhq/muster/apid/sealing"
 	"github.com/musterhq/muster/internal/ca"
 	"github.com/musterhq/muster/internal/kv/embedded"
+	"github.com/musterhq/muster/internal/seal"
 	"github.com/musterhq/muster/internal/store"
 )
 
@@ -43,15 +45,16 @@ func start(t *testing.T) *fixture {
 // startWith starts an authority with options besides its own.
 func startWith(t *testing.T, opt authority.Options) *fixture {
 	t.Helper()
-	key, err := ca.MakeKey(filepath.Join(t.TempDir(), "key"))
+	key, err := seal.MakeKey(filepath.Join(t.TempDir(), "key"))
 	if err != nil {
 		t.Fatal(err)
 	}
+	keys := seal.NewKeyring(key)
 	space, err := embedded.Open(embedded.Config{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	own, err := ca.New(ca.Config{KV: space, Prefix: "muster", Keys: ca.NewKeyring(key), Lifetime: lifetime, Logger: zap.NewNop()})
+	own, err := ca.New(ca.Config{KV: space, Prefix: "muster", Keys: keys, Lifetime: lifetime, Logger: zap.NewNop()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -72,6 +75,7 @@ func startWith(t *testing.T, opt authority.Options) *fixture {
 	}
 	b := backendtest.Start(t)
 	opt.Own = own
+	opt.Sealer = sealing.New(b, keys, own.SealedWith)
 	f := &fixture{Authority: authority.New(b, opt), t: t, own: own, backend: b}
 	if f.tokens, err = f.Control().GetJoinTokens(t.Context(), &musterv1.GetJoinTokensRequest{}); err != nil {
 		t.Fatal(err)
@@ -115,7 +119,8 @@ func wantCode(t *testing.T, what string, err error, want codes.Code) {
 func TestClusterWithoutAuthorityRefusesItsCalls(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		a := authority.New(backendtest.Start(t), authority.Options{})
+		b := backendtest.Start(t)
+		a := authority.New(b, authority.Options{Sealer: sealing.New(b, nil, nil)})
 		service, control := a.Service(), a.Control()
 		for name, call := range map[string]func() error{
 			"get authority": func() error { _, err := service.GetAuthority(t.Context(), &cav1.GetAuthorityRequest{}); return err },

@@ -4,93 +4,138 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 
+	"go.uber.org/zap"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/apid/backend"
+	"github.com/musterhq/muster/apid/sealing"
 	"github.com/musterhq/muster/internal/ca"
 )
 
-// KeyNames implements daemon.KeyHolder.
-func (a *Authority) KeyNames() []string {
-	if a.opt.Own == nil {
-		return nil
-	}
-	return a.opt.Own.KeyNames()
-}
+// The daemons that have the cluster's keys.
+const (
+	apid       = "apid"
+	dispatcher = "dispatcherd"
+)
 
+// KeyNames implements daemon.KeyHolder.
+func (a *Authority) KeyNames() []string { return a.opt.Sealer.KeyNames() }
+
+// GetClusterKeys returns which keys seal, and which daemons have them.
 func (c *Control) GetClusterKeys(ctx context.Context, _ *musterv1.GetClusterKeysRequest) (*musterv1.GetClusterKeysResponse, error) {
-	own, err := c.prepared(ctx)
+	current, err := c.current(ctx)
 	if err != nil {
 		return nil, err
-	}
-	sealed, err := own.SealedWith(ctx)
-	if err != nil {
-		return nil, c.backend.Fail("get cluster keys", err)
 	}
 	holders, err := c.keyHolders(ctx)
-	return &musterv1.GetClusterKeysResponse{SealedWith: sealed, Holders: holders}, err
-}
-
-func (c *Control) ResealCluster(ctx context.Context, _ *musterv1.ResealClusterRequest) (*musterv1.ResealClusterResponse, error) {
-	own, err := c.prepared(ctx)
 	if err != nil {
 		return nil, err
 	}
-	before, err := own.SealedWith(ctx)
+	others, err := c.sealedBy(ctx)
+	delete(others, current)
+	return &musterv1.GetClusterKeysResponse{SealedWith: current, Holders: holders, OtherKeys: others}, err
+}
+
+// current returns the name of the key that seals new records.
+func (c *Control) current(ctx context.Context) (string, error) {
+	if err := c.backend.Ready(ctx); err != nil {
+		return "", err
+	}
+	key, err := c.opt.Sealer.Current(ctx, c.backend.Snapshot())
 	if err != nil {
-		return nil, c.backend.Fail("reseal", err)
+		return "", c.backend.Fail("read which key seals", err)
+	}
+	return key.Name(), nil
+}
+
+// sealedBy returns how many records each key seals.
+func (c *Control) sealedBy(ctx context.Context) (map[string]uint64, error) {
+	counts := c.opt.Sealer.Count()
+	if c.opt.Own != nil {
+		name, err := c.opt.Own.SealedWith(ctx)
+		if err != nil {
+			return nil, c.backend.Fail("read which key seals the authority", err)
+		}
+		counts[name]++
+	}
+	return counts, nil
+}
+
+// ResealCluster seals everything with the first key, once all daemons that open something
+// have it.
+func (c *Control) ResealCluster(ctx context.Context, _ *musterv1.ResealClusterRequest) (*musterv1.ResealClusterResponse, error) {
+	before, err := c.current(ctx)
+	if err != nil {
+		return nil, err
 	}
 	holders, err := c.keyHolders(ctx)
 	if err != nil {
 		return nil, err
 	}
 	key := c.KeyNames()[0]
+	secrets := len(c.opt.Sealer.Count()) > 0
 	var without []string
 	for _, h := range holders {
-		if !slices.Contains(h.Keys, key) {
-			without = append(without, strings.TrimSpace(h.Instance+" at "+h.Address+" "+h.Problem))
+		// A cluster without secrets needs no key at dispatchers.
+		needed := h.Daemon == apid || secrets || len(h.Keys) > 0
+		if needed && !slices.Contains(h.Keys, key) {
+			without = append(without, strings.TrimSpace(fmt.Sprintf("%s %s at %s %s", h.Daemon, h.Instance, h.Address, h.Problem)))
 		}
 	}
 	if len(without) > 0 {
 		return nil, status.Errorf(codes.FailedPrecondition,
-			"key %s cannot seal yet, for these apids could not open what it seals (write it into their --cluster-key-file): %s", key, strings.Join(without, "; "))
+			"key %s cannot seal yet, because these daemons could not open what it seals (write it into their --cluster-key-file): %s", key, strings.Join(without, "; "))
 	}
 	writing, cancel := c.backend.Writing(ctx)
 	defer cancel()
-	if before != key {
-		if err := own.Reseal(writing, key, backend.Caller(ctx)); errors.Is(err, ca.ErrOtherKey) {
-			return nil, status.Error(codes.Aborted, "the file with the cluster's keys has changed meanwhile; try again")
-		} else if err != nil {
-			return nil, c.backend.Fail("reseal", err)
-		}
+	if err := c.reseal(writing, key); errors.Is(err, ca.ErrOtherKey) || errors.Is(err, sealing.ErrOtherKey) {
+		return nil, status.Error(codes.Aborted, "the file with the cluster's keys has changed meanwhile; try again")
+	} else if err != nil {
+		return nil, c.backend.Fail("reseal", err)
 	}
+	c.backend.Log.Info("secrets are sealed with a cluster key", zap.String("key", key), zap.String("before", before), zap.String("by", backend.Caller(ctx)))
 	return &musterv1.ResealClusterResponse{SealedWith: key, Before: before, Holders: holders}, nil
 }
 
-// keyHolders asks every apid which of the cluster's keys it has.
+func (c *Control) reseal(ctx context.Context, key string) error {
+	if err := c.opt.Sealer.Reseal(ctx, key); err != nil {
+		return err
+	}
+	if c.opt.Own == nil {
+		return nil
+	}
+	sealed, err := c.opt.Own.SealedWith(ctx)
+	if err != nil || sealed == key {
+		return err
+	}
+	return c.opt.Own.Reseal(ctx, key, backend.Caller(ctx))
+}
+
+// keyHolders asks every apid and every dispatcher which of the cluster's keys it has.
 func (c *Control) keyHolders(ctx context.Context) ([]*musterv1.KeyHolder, error) {
 	found := c.opt.Looker.Look(ctx)
 	if found.Store.Err != nil {
-		return nil, status.Errorf(codes.Unavailable, "it is not known which apids there are, for the store does not answer: %v", found.Store.Err)
+		return nil, status.Errorf(codes.Unavailable, "it is not known which apids and dispatchers there are, because the store does not answer: %v", found.Store.Err)
 	}
 	var holders []*musterv1.KeyHolder
 	seen := map[string]bool{}
 	for _, ownership := range found.Ownership {
 		for _, m := range ownership.Members {
-			if m.Daemon != c.opt.Daemon || seen[m.Instance] {
+			if m.Daemon != apid && m.Daemon != dispatcher || seen[m.Instance] {
 				continue
 			}
 			seen[m.Instance] = true
-			h := &musterv1.KeyHolder{Instance: m.Instance, Address: m.Address}
+			h := &musterv1.KeyHolder{Instance: m.Instance, Address: m.Address, Daemon: m.Daemon}
 			switch r := found.Reports[m.Instance]; {
 			case r.Err != nil:
 				h.Problem = r.Err.Error()
-			case r.ReportResponse == nil || len(r.Keys) == 0:
+			case r.ReportResponse == nil || len(r.Keys) == 0 && m.Daemon == apid:
 				h.Problem = "it does not say which keys it has"
 			default:
 				h.Keys = r.Keys

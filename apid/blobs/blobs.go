@@ -26,20 +26,25 @@ import (
 // well below the time for which unused blobs are kept.
 const touch = 20 * time.Second
 
-// Blobs writes and reads data.
+// Blobs writes and reads data of one kind of objects.
 type Blobs struct {
 	*backend.Backend
-	most uint64
+	table *store.Table[*recordv1.Blob]
+	kind  string
+	most  uint64
 }
 
-// New returns blobs in a store that may have so many bytes together; 0 means no limit.
-func New(b *backend.Backend, most uint64) *Blobs { return &Blobs{b, most} }
+// New returns the blobs in a table, which may have so many bytes together; 0 means no limit.
+// Kind names the objects whose data they are, such as "config".
+func New(b *backend.Backend, table *store.Table[*recordv1.Blob], kind string, most uint64) *Blobs {
+	return &Blobs{Backend: b, table: table, kind: kind, most: most}
+}
 
 // Write sees to it that data is in the store, and returns its digest.
 func (b *Blobs) Write(ctx context.Context, data []byte) ([]byte, error) {
 	digest, size := state.BlobDigest(data), uint64(len(data))
 	err := b.Update(ctx, func(tx *store.Tx) error {
-		if _, there := b.Tables.Blobs.Get(tx, state.BlobKey(digest)); !there {
+		if _, there := b.table.Get(tx, state.BlobKey(digest)); !there {
 			if err := b.fits(tx, size); err != nil {
 				return err
 			}
@@ -54,10 +59,10 @@ func (b *Blobs) Write(ctx context.Context, data []byte) ([]byte, error) {
 		key := state.ChunkKey(digest, i)
 		chunk := &recordv1.Blob{Data: data[i*state.ChunkSize : min(len(data), (i+1)*state.ChunkSize)]}
 		err := b.Update(ctx, func(tx *store.Tx) error {
-			if e, there := b.Tables.Blobs.Get(tx, key); there && bytes.Equal(e.Value.Data, chunk.Data) {
+			if e, there := b.table.Get(tx, key); there && bytes.Equal(e.Value.Data, chunk.Data) {
 				return backend.ErrNoChange
 			}
-			b.Tables.Blobs.Put(tx, key, chunk)
+			b.table.Put(tx, key, chunk)
 			return nil
 		})
 		if err != nil {
@@ -67,22 +72,22 @@ func (b *Blobs) Write(ctx context.Context, data []byte) ([]byte, error) {
 	return digest, nil
 }
 
-// fits refuses data that is too much together with that of all blobs, those included that
+// fits refuses data that is too much together with that of all other blobs, those included that
 // the sweep has not removed yet.
 func (b *Blobs) fits(tx *store.Tx, size uint64) error {
 	if b.most == 0 {
 		return nil
 	}
 	used := uint64(0)
-	for e := range b.Tables.Blobs.Scan(tx, "") {
+	for e := range b.table.Scan(tx, "") {
 		used += e.Value.Size // chunks have none
 	}
 	if used+size <= b.most {
 		return nil
 	}
 	return status.Errorf(codes.ResourceExhausted,
-		"all configs together may have %d bytes; they have %d, and this one has %d: remove configs that no service uses and try again once their data is gone, or raise --max-config-bytes of apid",
-		b.most, used, size)
+		"all %[1]ss together may have %[2]d bytes; they have %[3]d, and this one has %[4]d: remove %[1]ss that no service uses and try again once their data is gone, or raise --max-config-bytes of apid",
+		b.kind, b.most, used, size)
 }
 
 // Keep sees to it, in the transaction that writes an object, that the object's data
@@ -90,11 +95,11 @@ func (b *Blobs) fits(tx *store.Tx, size uint64) error {
 // state.ErrNoBlob if the data is not there.
 func (b *Blobs) Keep(tx *store.Tx, digest []byte, size uint64) error {
 	for i := range state.Chunks(size) {
-		if _, there := b.Tables.Blobs.Get(tx, state.ChunkKey(digest, i)); !there {
+		if _, there := b.table.Get(tx, state.ChunkKey(digest, i)); !there {
 			return state.ErrNoBlob
 		}
 	}
-	if _, there := b.Tables.Blobs.Get(tx, state.BlobKey(digest)); !there {
+	if _, there := b.table.Get(tx, state.BlobKey(digest)); !there {
 		return state.ErrNoBlob
 	}
 	b.use(tx, digest, size, time.Now())
@@ -104,21 +109,21 @@ func (b *Blobs) Keep(tx *store.Tx, digest []byte, size uint64) error {
 // use notes that a blob is used now.
 func (b *Blobs) use(tx *store.Tx, digest []byte, size uint64, now time.Time) {
 	key := state.BlobKey(digest)
-	if e, there := b.Tables.Blobs.Get(tx, key); there && e.Value.Size == size && now.UnixMilli()-e.Value.UsedAt < touch.Milliseconds() {
+	if e, there := b.table.Get(tx, key); there && e.Value.Size == size && now.UnixMilli()-e.Value.UsedAt < touch.Milliseconds() {
 		return
 	}
-	b.Tables.Blobs.Put(tx, key, &recordv1.Blob{Size: size, UsedAt: now.UnixMilli()})
+	b.table.Put(tx, key, &recordv1.Blob{Size: size, UsedAt: now.UnixMilli()})
 }
 
 // Read returns the data of a digest. The object that refers to it may have reached this
 // replica sooner than the data, which is waited for then.
 func (b *Blobs) Read(ctx context.Context, digest []byte) ([]byte, error) {
-	data, err := b.Tables.ReadBlob(b.Snapshot(), digest)
+	data, err := state.ReadBlob(b.table, b.Snapshot(), digest)
 	if !errors.Is(err, state.ErrNoBlob) {
 		return data, err
 	}
-	if err := b.Sync(ctx, b.Tables.Blobs); err != nil {
+	if err := b.Sync(ctx, b.table); err != nil {
 		return nil, err
 	}
-	return b.Tables.ReadBlob(b.Snapshot(), digest)
+	return state.ReadBlob(b.table, b.Snapshot(), digest)
 }

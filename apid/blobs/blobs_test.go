@@ -30,7 +30,8 @@ func start(t *testing.T) fixture { return startWith(t, 0) }
 
 // startWith starts blobs that may have so many bytes together.
 func startWith(t *testing.T, most uint64) fixture {
-	return fixture{blobs.New(backendtest.Start(t), most), t}
+	b := backendtest.Start(t)
+	return fixture{blobs.New(b, b.Tables.Blobs, "config", most), t}
 }
 
 func (f fixture) write(data []byte) (digest []byte) {

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"maps"
@@ -49,36 +50,17 @@ func (s *Server) CreateConfig(ctx context.Context, req *musterv1.CreateConfigReq
 	record := &recordv1.Config{
 		Spec: withoutData(req.Spec), Digest: state.BlobDigest(req.Spec.Data), Size: uint64(len(req.Spec.Data)), CreatedAt: now, UpdatedAt: now,
 	}
-	id, err := s.createWithData(ctx, req.Spec.Data, record)
+	id := state.NewID()
+	writing, cancel := s.Writing(ctx)
+	defer cancel()
+	err := withData(writing, s.blobs, req.Spec.Data, func(_ []byte, keep func(tx *store.Tx) error) error {
+		return s.configs.createAs(writing, id, func(tx *store.Tx) (*recordv1.Config, error) { return record, keep(tx) })
+	})
 	if err != nil {
 		return nil, err
 	}
 	m, err := s.configs.shown(ctx, id)
 	return &musterv1.CreateConfigResponse{Config: m}, err
-}
-
-// createWithData writes data and then the config that refers to it.
-func (s *Server) createWithData(ctx context.Context, data []byte, record *recordv1.Config) (string, error) {
-	writing, cancel := s.Writing(ctx)
-	defer cancel()
-	const attempts = 3
-	for attempt := 1; ; attempt++ {
-		if _, err := s.blobs.Write(writing, data); err != nil {
-			return "", s.Fail("write data of config", err)
-		}
-		lost := false
-		id, err := s.configs.create(writing, func(tx *store.Tx, _ string) (*recordv1.Config, error) {
-			err := s.blobs.Keep(tx, record.Digest, record.Size)
-			if lost = errors.Is(err, state.ErrNoBlob); lost {
-				return nil, status.Error(codes.Unavailable, "the data was removed before the config was written; nothing was changed; try again")
-			}
-			return record, err
-		})
-		// The sweep may have removed data that another config has left just now.
-		if !lost || attempt == attempts {
-			return id, err
-		}
-	}
 }
 
 // GetConfig returns one config, with its data.
@@ -134,7 +116,7 @@ func (s *Server) UpdateConfig(ctx context.Context, req *musterv1.UpdateConfigReq
 			report.Invalid("spec.name", "cannot be changed: it is %q; create another config", old.GetSpec().GetName())
 		}
 		if data := req.Spec.Data; len(data) > 0 && string(state.BlobDigest(data)) != string(old.Digest) {
-			report.Invalid("spec.data", "cannot be changed: create another config, and update the services that use this one")
+			report.Invalid("spec.data", "cannot be changed by an update: rotate the config (muster config rotate), or create another one")
 		}
 		if err := report.Err(); err != nil {
 			return nil, err
@@ -147,6 +129,38 @@ func (s *Server) UpdateConfig(ctx context.Context, req *musterv1.UpdateConfigReq
 		return next, nil
 	})
 	return &musterv1.UpdateConfigResponse{Config: m}, err
+}
+
+// RotateConfig gives a config other data.
+func (s *Server) RotateConfig(ctx context.Context, req *musterv1.RotateConfigRequest) (*musterv1.RotateConfigResponse, error) {
+	if err := s.Ready(ctx); err != nil {
+		return nil, err
+	}
+	if req.Version == 0 {
+		return nil, validate.Field("version", "is required: meta.version of the config that the rotation was decided on")
+	}
+	if err := validate.Data(req.Data, validate.MaxConfig); err != nil {
+		return nil, err
+	}
+	writing, cancel := s.Writing(ctx)
+	defer cancel()
+	var m *musterv1.Config
+	err := withData(writing, s.blobs, req.Data, func(digest []byte, keep func(tx *store.Tx) error) (err error) {
+		m, err = s.configs.update(writing, req.Config, &req.Version, func(tx *store.Tx, _ string, e store.Entry[*recordv1.Config]) (*recordv1.Config, error) {
+			if bytes.Equal(e.Value.Digest, digest) {
+				return nil, backend.ErrNoChange
+			}
+			if err := validate.Template("data", e.Value.GetSpec().GetTemplating(), req.Data); err != nil {
+				return nil, err
+			}
+			next := proto.CloneOf(e.Value)
+			now := max(time.Now().UnixMilli(), e.Value.UpdatedAt)
+			next.Digest, next.Size, next.UpdatedAt, next.RotatedAt = digest, uint64(len(req.Data)), now, now
+			return next, keep(tx)
+		})
+		return err
+	})
+	return &musterv1.RotateConfigResponse{Config: m}, err
 }
 
 // RemoveConfig removes a config that no service uses. Its data goes with the sweep.

@@ -1,6 +1,7 @@
 package control_test
 
 import (
+	"path/filepath"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -14,7 +15,9 @@ import (
 	"github.com/musterhq/muster/apid/authority"
 	"github.com/musterhq/muster/apid/backend/backendtest"
 	"github.com/musterhq/muster/apid/control"
+	"github.com/musterhq/muster/apid/sealing"
 	"github.com/musterhq/muster/apid/tokens"
+	"github.com/musterhq/muster/internal/seal"
 	"github.com/musterhq/muster/internal/store"
 )
 
@@ -27,9 +30,20 @@ type fixture struct {
 func start(t *testing.T) *fixture {
 	t.Helper()
 	b := backendtest.Start(t)
+	sealer := sealing.New(b, testKeys(t), nil)
 	return &fixture{control.New(b, control.Options{
-		Tokens: tokens.New(b), Authority: authority.New(b, authority.Options{}), Watchers: prometheus.NewGauge(prometheus.GaugeOpts{}),
+		Tokens: tokens.New(b), Authority: authority.New(b, authority.Options{Sealer: sealer}), Sealer: sealer, Watchers: prometheus.NewGauge(prometheus.GaugeOpts{}),
 	}), t}
+}
+
+// testKeys returns a ring with a new key.
+func testKeys(t *testing.T) *seal.Keyring {
+	t.Helper()
+	keys, err := seal.MakeKeys(filepath.Join(t.TempDir(), "cluster.key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return keys
 }
 
 // subtest runs a subtest in virtual time.

@@ -176,10 +176,15 @@ func (k *kind[R, O, M]) named(r *objects.Reader, o O, f nameFilter) bool {
 // object's id.
 func (k *kind[R, O, M]) create(ctx context.Context, build func(tx *store.Tx, id string) (R, error)) (id string, err error) {
 	id = state.NewID()
+	return id, k.createAs(ctx, id, func(tx *store.Tx) (R, error) { return build(tx, id) })
+}
+
+// createAs does it with an id that is new.
+func (k *kind[R, O, M]) createAs(ctx context.Context, id string, build func(tx *store.Tx) (R, error)) error {
 	ctx, cancel := k.Writing(ctx)
 	defer cancel()
-	err = k.Update(ctx, func(tx *store.Tx) error {
-		record, err := build(tx, id)
+	err := k.Update(ctx, func(tx *store.Tx) error {
+		record, err := build(tx)
 		if err != nil {
 			return err
 		}
@@ -189,7 +194,7 @@ func (k *kind[R, O, M]) create(ctx context.Context, build func(tx *store.Tx, id 
 		k.table.Put(tx, id, record)
 		return nil
 	})
-	return id, k.Fail("create "+k.name, err)
+	return k.Fail("create "+k.name, err)
 }
 
 // update changes the record of an object, and returns the object. Version, if it is
@@ -298,6 +303,22 @@ func (k *kind[R, O, M]) exists(tx *store.Tx, ref string) error {
 		}
 	}
 	return backend.NotFound(k.name, ref)
+}
+
+// findRecord resolves the id or the name of an object in a transaction.
+func (k *kind[R, O, M]) findRecord(tx *store.Tx, ref string) (id, name string, ok bool) {
+	if e, ok := k.table.Get(tx, ref); ok {
+		return ref, k.recordName(e.Value), true
+	}
+	named, ok := k.Tables.Names.Get(tx, state.NameKey(k.name, ref))
+	if !ok {
+		return "", "", false
+	}
+	e, ok := k.table.Get(tx, named.Value.Id)
+	if !ok {
+		return "", "", false
+	}
+	return named.Value.Id, k.recordName(e.Value), true
 }
 
 // taken refuses a name that an object has, as far as this replica knows.

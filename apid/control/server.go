@@ -20,6 +20,7 @@ import (
 	"github.com/musterhq/muster/apid/logs"
 	"github.com/musterhq/muster/apid/objects"
 	"github.com/musterhq/muster/apid/probes"
+	"github.com/musterhq/muster/apid/sealing"
 	clusterstatus "github.com/musterhq/muster/apid/status"
 	"github.com/musterhq/muster/apid/tokens"
 	"github.com/musterhq/muster/apid/validate"
@@ -46,11 +47,13 @@ type Options struct {
 	Prober    *probes.Prober
 	Tokens    *tokens.Service
 	Authority *authority.Authority
+	Sealer    *sealing.Sealer
 	// Watchers counts the watches that are open.
 	Watchers prometheus.Gauge
 	// Bookmark is how often a quiet watch is sent a fresh resume token.
 	Bookmark time.Duration
-	// MaxConfigBytes bounds the data of all configs together; 0 means no limit.
+	// MaxConfigBytes bounds the data of all configs together, and that of all secrets; 0
+	// means no limit.
 	MaxConfigBytes uint64
 }
 
@@ -60,8 +63,8 @@ type unimplemented struct {
 	musterv1.UnimplementedControlServiceServer
 }
 
-// Server serves the contract. Secrets and volumes, which it does not
-// define, are answered with UNIMPLEMENTED.
+// Server serves the contract. Volumes, which it does not define, are answered with
+// UNIMPLEMENTED.
 type Server struct {
 	unimplemented
 	*tokens.Service
@@ -73,12 +76,15 @@ type Server struct {
 	catalog  catalogCache
 	events   eventFields
 	blobs    *blobs.Blobs
+	// sealed holds the data of secrets.
+	sealed *blobs.Blobs
 
 	services *kind[*recordv1.Service, *objects.Service, *musterv1.Service]
 	tasks    *kind[*recordv1.Task, *objects.Task, *musterv1.Task]
 	nodes    *kind[*recordv1.Node, *objects.Node, *musterv1.Node]
 	clusters *kind[*recordv1.Cluster, *objects.Cluster, *musterv1.Cluster]
 	configs  *kind[*recordv1.Config, *objects.Config, *musterv1.Config]
+	secrets  *kind[*recordv1.Secret, *objects.Secret, *musterv1.Secret]
 	networks *kind[*recordv1.Network, *objects.Network, *musterv1.Network]
 }
 
@@ -88,10 +94,12 @@ var _ musterv1.ControlServiceServer = (*Server)(nil)
 func New(b *backend.Backend, opt Options) *Server {
 	s := &Server{
 		Service: opt.Tokens, Control: opt.Authority.Control(), Backend: b,
-		opt: opt, validate: validate.New(parseConstraints), events: newEventFields(), blobs: blobs.New(b, opt.MaxConfigBytes),
+		opt: opt, validate: validate.New(parseConstraints), events: newEventFields(),
+		blobs:  blobs.New(b, b.Tables.Blobs, "config", opt.MaxConfigBytes),
+		sealed: blobs.New(b, b.Tables.SealedBlobs, "secret", opt.MaxConfigBytes),
 	}
 	s.services, s.tasks, s.nodes, s.clusters = s.serviceKind(), s.taskKind(), s.nodeKind(), s.clusterKind()
-	s.configs, s.networks = s.configKind(), s.networkKind()
+	s.configs, s.secrets, s.networks = s.configKind(), s.secretKind(), s.networkKind()
 	return s
 }
 

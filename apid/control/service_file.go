@@ -8,7 +8,6 @@ import (
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/apid/validate"
-	"github.com/musterhq/muster/internal/state"
 	"github.com/musterhq/muster/internal/store"
 	"github.com/musterhq/muster/internal/taskspec"
 )
@@ -22,11 +21,11 @@ func (s *Server) withFileIDs(tx *store.Tx, task *musterv1.TaskSpec) (*musterv1.T
 	var r validate.Report
 	task = proto.CloneOf(task)
 	resolve := func(field string, secret bool, id, name *string) {
-		kind, noun := s.configs.name, "config"
+		noun := s.configs.name
 		if secret {
-			noun = "secret"
+			noun = s.secrets.name
 		}
-		foundID, foundName, ok := s.findFile(tx, kind, secret, cmp.Or(*id, *name))
+		foundID, foundName, ok := s.findFile(tx, secret, cmp.Or(*id, *name))
 		if !ok {
 			r.Waiting(field, "there is no %s %q; create it first (muster %s create)", noun, cmp.Or(*id, *name), noun)
 			return
@@ -61,18 +60,10 @@ func (s *Server) withFileIDs(tx *store.Tx, task *musterv1.TaskSpec) (*musterv1.T
 	return task, r.Err()
 }
 
-// findFile resolves an id or a name of a config.
-func (s *Server) findFile(tx *store.Tx, kind string, secret bool, ref string) (id, name string, ok bool) {
+// findFile resolves an id or a name of a secret or config.
+func (s *Server) findFile(tx *store.Tx, secret bool, ref string) (id, name string, ok bool) {
 	if secret {
-		return "", "", false
+		return s.secrets.findRecord(tx, ref)
 	}
-	if e, ok := s.Tables.Configs.Get(tx, ref); ok {
-		return ref, e.Value.GetSpec().GetName(), true
-	}
-	named, ok := s.Tables.Names.Get(tx, state.NameKey(kind, ref))
-	if !ok {
-		return "", "", false
-	}
-	e, ok := s.Tables.Configs.Get(tx, named.Value.Id)
-	return named.Value.Id, e.Value.GetSpec().GetName(), ok
+	return s.configs.findRecord(tx, ref)
 }

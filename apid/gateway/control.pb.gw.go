@@ -983,6 +983,51 @@ func local_request_ControlService_UpdateSecret_0(ctx context.Context, marshaler 
 	return msg, metadata, err
 }
 
+func request_ControlService_RotateSecret_0(ctx context.Context, marshaler runtime.Marshaler, client extMusterv1.ControlServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+	var (
+		protoReq extMusterv1.RotateSecretRequest
+		metadata runtime.ServerMetadata
+		err      error
+	)
+	if err := marshaler.NewDecoder(req.Body).Decode(&protoReq); err != nil && !errors.Is(err, io.EOF) {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "%v", err)
+	}
+	val, ok := pathParams["secret"]
+	if !ok {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "missing parameter %s", "secret")
+	}
+	protoReq.Secret, err = runtime.String(val)
+	if err != nil {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "type mismatch, parameter: %s, error: %v", "secret", err)
+	}
+	if req.Body != nil {
+		_, _ = io.Copy(io.Discard, req.Body)
+	}
+	msg, err := client.RotateSecret(ctx, &protoReq, grpc.Header(&metadata.HeaderMD), grpc.Trailer(&metadata.TrailerMD))
+	return msg, metadata, err
+}
+
+func local_request_ControlService_RotateSecret_0(ctx context.Context, marshaler runtime.Marshaler, server extMusterv1.ControlServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+	var (
+		protoReq extMusterv1.RotateSecretRequest
+		metadata runtime.ServerMetadata
+		err      error
+	)
+	if err := marshaler.NewDecoder(req.Body).Decode(&protoReq); err != nil && !errors.Is(err, io.EOF) {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "%v", err)
+	}
+	val, ok := pathParams["secret"]
+	if !ok {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "missing parameter %s", "secret")
+	}
+	protoReq.Secret, err = runtime.String(val)
+	if err != nil {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "type mismatch, parameter: %s, error: %v", "secret", err)
+	}
+	msg, err := server.RotateSecret(ctx, &protoReq)
+	return msg, metadata, err
+}
+
 func request_ControlService_RemoveSecret_0(ctx context.Context, marshaler runtime.Marshaler, client extMusterv1.ControlServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
 	var (
 		protoReq extMusterv1.RemoveSecretRequest
@@ -1179,6 +1224,51 @@ func local_request_ControlService_UpdateConfig_0(ctx context.Context, marshaler 
 		return nil, metadata, status.Errorf(codes.InvalidArgument, "%v", err)
 	}
 	msg, err := server.UpdateConfig(ctx, &protoReq)
+	return msg, metadata, err
+}
+
+func request_ControlService_RotateConfig_0(ctx context.Context, marshaler runtime.Marshaler, client extMusterv1.ControlServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+	var (
+		protoReq extMusterv1.RotateConfigRequest
+		metadata runtime.ServerMetadata
+		err      error
+	)
+	if err := marshaler.NewDecoder(req.Body).Decode(&protoReq); err != nil && !errors.Is(err, io.EOF) {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "%v", err)
+	}
+	val, ok := pathParams["config"]
+	if !ok {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "missing parameter %s", "config")
+	}
+	protoReq.Config, err = runtime.String(val)
+	if err != nil {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "type mismatch, parameter: %s, error: %v", "config", err)
+	}
+	if req.Body != nil {
+		_, _ = io.Copy(io.Discard, req.Body)
+	}
+	msg, err := client.RotateConfig(ctx, &protoReq, grpc.Header(&metadata.HeaderMD), grpc.Trailer(&metadata.TrailerMD))
+	return msg, metadata, err
+}
+
+func local_request_ControlService_RotateConfig_0(ctx context.Context, marshaler runtime.Marshaler, server extMusterv1.ControlServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+	var (
+		protoReq extMusterv1.RotateConfigRequest
+		metadata runtime.ServerMetadata
+		err      error
+	)
+	if err := marshaler.NewDecoder(req.Body).Decode(&protoReq); err != nil && !errors.Is(err, io.EOF) {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "%v", err)
+	}
+	val, ok := pathParams["config"]
+	if !ok {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "missing parameter %s", "config")
+	}
+	protoReq.Config, err = runtime.String(val)
+	if err != nil {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "type mismatch, parameter: %s, error: %v", "config", err)
+	}
+	msg, err := server.RotateConfig(ctx, &protoReq)
 	return msg, metadata, err
 }
 
@@ -2364,6 +2454,26 @@ func RegisterControlServiceHandlerServer(ctx context.Context, mux *runtime.Serve
 		}
 		forward_ControlService_UpdateSecret_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_UpdateSecret_0{resp.(*extMusterv1.UpdateSecretResponse)}, mux.GetForwardResponseOptions()...)
 	})
+	mux.Handle(http.MethodPost, pattern_ControlService_RotateSecret_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
+		ctx, cancel := context.WithCancel(req.Context())
+		defer cancel()
+		var stream runtime.ServerTransportStream
+		ctx = grpc.NewContextWithServerTransportStream(ctx, &stream)
+		inboundMarshaler, outboundMarshaler := runtime.MarshalerForRequest(mux, req)
+		annotatedContext, err := runtime.AnnotateIncomingContext(ctx, mux, req, "/muster.v1.ControlService/RotateSecret", runtime.WithHTTPPathPattern("/v1/secrets/{secret}:rotate"))
+		if err != nil {
+			runtime.HTTPError(ctx, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		resp, md, err := local_request_ControlService_RotateSecret_0(annotatedContext, inboundMarshaler, server, req, pathParams)
+		md.HeaderMD, md.TrailerMD = metadata.Join(md.HeaderMD, stream.Header()), metadata.Join(md.TrailerMD, stream.Trailer())
+		annotatedContext = runtime.NewServerMetadataContext(annotatedContext, md)
+		if err != nil {
+			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		forward_ControlService_RotateSecret_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_RotateSecret_0{resp.(*extMusterv1.RotateSecretResponse)}, mux.GetForwardResponseOptions()...)
+	})
 	mux.Handle(http.MethodDelete, pattern_ControlService_RemoveSecret_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
 		ctx, cancel := context.WithCancel(req.Context())
 		defer cancel()
@@ -2463,6 +2573,26 @@ func RegisterControlServiceHandlerServer(ctx context.Context, mux *runtime.Serve
 			return
 		}
 		forward_ControlService_UpdateConfig_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_UpdateConfig_0{resp.(*extMusterv1.UpdateConfigResponse)}, mux.GetForwardResponseOptions()...)
+	})
+	mux.Handle(http.MethodPost, pattern_ControlService_RotateConfig_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
+		ctx, cancel := context.WithCancel(req.Context())
+		defer cancel()
+		var stream runtime.ServerTransportStream
+		ctx = grpc.NewContextWithServerTransportStream(ctx, &stream)
+		inboundMarshaler, outboundMarshaler := runtime.MarshalerForRequest(mux, req)
+		annotatedContext, err := runtime.AnnotateIncomingContext(ctx, mux, req, "/muster.v1.ControlService/RotateConfig", runtime.WithHTTPPathPattern("/v1/configs/{config}:rotate"))
+		if err != nil {
+			runtime.HTTPError(ctx, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		resp, md, err := local_request_ControlService_RotateConfig_0(annotatedContext, inboundMarshaler, server, req, pathParams)
+		md.HeaderMD, md.TrailerMD = metadata.Join(md.HeaderMD, stream.Header()), metadata.Join(md.TrailerMD, stream.Trailer())
+		annotatedContext = runtime.NewServerMetadataContext(annotatedContext, md)
+		if err != nil {
+			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		forward_ControlService_RotateConfig_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_RotateConfig_0{resp.(*extMusterv1.RotateConfigResponse)}, mux.GetForwardResponseOptions()...)
 	})
 	mux.Handle(http.MethodDelete, pattern_ControlService_RemoveConfig_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
 		ctx, cancel := context.WithCancel(req.Context())
@@ -3316,6 +3446,23 @@ func RegisterControlServiceHandlerClient(ctx context.Context, mux *runtime.Serve
 		}
 		forward_ControlService_UpdateSecret_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_UpdateSecret_0{resp.(*extMusterv1.UpdateSecretResponse)}, mux.GetForwardResponseOptions()...)
 	})
+	mux.Handle(http.MethodPost, pattern_ControlService_RotateSecret_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
+		ctx, cancel := context.WithCancel(req.Context())
+		defer cancel()
+		inboundMarshaler, outboundMarshaler := runtime.MarshalerForRequest(mux, req)
+		annotatedContext, err := runtime.AnnotateContext(ctx, mux, req, "/muster.v1.ControlService/RotateSecret", runtime.WithHTTPPathPattern("/v1/secrets/{secret}:rotate"))
+		if err != nil {
+			runtime.HTTPError(ctx, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		resp, md, err := request_ControlService_RotateSecret_0(annotatedContext, inboundMarshaler, client, req, pathParams)
+		annotatedContext = runtime.NewServerMetadataContext(annotatedContext, md)
+		if err != nil {
+			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		forward_ControlService_RotateSecret_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_RotateSecret_0{resp.(*extMusterv1.RotateSecretResponse)}, mux.GetForwardResponseOptions()...)
+	})
 	mux.Handle(http.MethodDelete, pattern_ControlService_RemoveSecret_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
 		ctx, cancel := context.WithCancel(req.Context())
 		defer cancel()
@@ -3400,6 +3547,23 @@ func RegisterControlServiceHandlerClient(ctx context.Context, mux *runtime.Serve
 			return
 		}
 		forward_ControlService_UpdateConfig_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_UpdateConfig_0{resp.(*extMusterv1.UpdateConfigResponse)}, mux.GetForwardResponseOptions()...)
+	})
+	mux.Handle(http.MethodPost, pattern_ControlService_RotateConfig_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
+		ctx, cancel := context.WithCancel(req.Context())
+		defer cancel()
+		inboundMarshaler, outboundMarshaler := runtime.MarshalerForRequest(mux, req)
+		annotatedContext, err := runtime.AnnotateContext(ctx, mux, req, "/muster.v1.ControlService/RotateConfig", runtime.WithHTTPPathPattern("/v1/configs/{config}:rotate"))
+		if err != nil {
+			runtime.HTTPError(ctx, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		resp, md, err := request_ControlService_RotateConfig_0(annotatedContext, inboundMarshaler, client, req, pathParams)
+		annotatedContext = runtime.NewServerMetadataContext(annotatedContext, md)
+		if err != nil {
+			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		forward_ControlService_RotateConfig_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_RotateConfig_0{resp.(*extMusterv1.RotateConfigResponse)}, mux.GetForwardResponseOptions()...)
 	})
 	mux.Handle(http.MethodDelete, pattern_ControlService_RemoveConfig_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
 		ctx, cancel := context.WithCancel(req.Context())
@@ -3912,6 +4076,15 @@ func (m response_ControlService_UpdateSecret_0) XXX_ResponseBody() interface{} {
 	return response.Secret
 }
 
+type response_ControlService_RotateSecret_0 struct {
+	*extMusterv1.RotateSecretResponse
+}
+
+func (m response_ControlService_RotateSecret_0) XXX_ResponseBody() interface{} {
+	response := m.RotateSecretResponse
+	return response.Secret
+}
+
 type response_ControlService_CreateConfig_0 struct {
 	*extMusterv1.CreateConfigResponse
 }
@@ -3936,6 +4109,15 @@ type response_ControlService_UpdateConfig_0 struct {
 
 func (m response_ControlService_UpdateConfig_0) XXX_ResponseBody() interface{} {
 	response := m.UpdateConfigResponse
+	return response.Config
+}
+
+type response_ControlService_RotateConfig_0 struct {
+	*extMusterv1.RotateConfigResponse
+}
+
+func (m response_ControlService_RotateConfig_0) XXX_ResponseBody() interface{} {
+	response := m.RotateConfigResponse
 	return response.Config
 }
 
@@ -4026,11 +4208,13 @@ var (
 	pattern_ControlService_GetSecret_0         = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "secrets", "secret"}, ""))
 	pattern_ControlService_ListSecrets_0       = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1}, []string{"v1", "secrets"}, ""))
 	pattern_ControlService_UpdateSecret_0      = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "secrets", "secret"}, ""))
+	pattern_ControlService_RotateSecret_0      = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "secrets", "secret"}, "rotate"))
 	pattern_ControlService_RemoveSecret_0      = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "secrets", "secret"}, ""))
 	pattern_ControlService_CreateConfig_0      = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1}, []string{"v1", "configs"}, ""))
 	pattern_ControlService_GetConfig_0         = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "configs", "config"}, ""))
 	pattern_ControlService_ListConfigs_0       = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1}, []string{"v1", "configs"}, ""))
 	pattern_ControlService_UpdateConfig_0      = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "configs", "config"}, ""))
+	pattern_ControlService_RotateConfig_0      = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "configs", "config"}, "rotate"))
 	pattern_ControlService_RemoveConfig_0      = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "configs", "config"}, ""))
 	pattern_ControlService_CreateVolume_0      = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1}, []string{"v1", "volumes"}, ""))
 	pattern_ControlService_GetVolume_0         = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "volumes", "volume"}, ""))
@@ -4080,11 +4264,13 @@ var (
 	forward_ControlService_GetSecret_0         = runtime.ForwardResponseMessage
 	forward_ControlService_ListSecrets_0       = runtime.ForwardResponseMessage
 	forward_ControlService_UpdateSecret_0      = runtime.ForwardResponseMessage
+	forward_ControlService_RotateSecret_0      = runtime.ForwardResponseMessage
 	forward_ControlService_RemoveSecret_0      = runtime.ForwardResponseMessage
 	forward_ControlService_CreateConfig_0      = runtime.ForwardResponseMessage
 	forward_ControlService_GetConfig_0         = runtime.ForwardResponseMessage
 	forward_ControlService_ListConfigs_0       = runtime.ForwardResponseMessage
 	forward_ControlService_UpdateConfig_0      = runtime.ForwardResponseMessage
+	forward_ControlService_RotateConfig_0      = runtime.ForwardResponseMessage
 	forward_ControlService_RemoveConfig_0      = runtime.ForwardResponseMessage
 	forward_ControlService_CreateVolume_0      = runtime.ForwardResponseMessage
 	forward_ControlService_GetVolume_0         = runtime.ForwardResponseMessage

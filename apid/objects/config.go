@@ -1,9 +1,12 @@
 package objects
 
 import (
+	"cmp"
 	"encoding/hex"
+	"time"
 
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
@@ -29,6 +32,14 @@ func (r *Reader) Configs() *Collection[*recordv1.Config] { return r.v.configs }
 func ConfigMessage(c *Config) *musterv1.Config {
 	return &musterv1.Config{
 		Id: c.ID, Meta: meta(c.Version, c.Record.CreatedAt, c.Record.UpdatedAt), Spec: c.Record.Spec,
-		Size: c.Record.Size, Digest: hex.EncodeToString(c.Record.Digest),
+		Size: c.Record.Size, Digest: hex.EncodeToString(c.Record.Digest), RotatedAt: rotatedAt(c.Record),
 	}
+}
+
+// rotatedAt returns when a config or secret got the data that it has.
+func rotatedAt(record interface {
+	GetRotatedAt() int64
+	GetCreatedAt() int64
+}) *timestamppb.Timestamp {
+	return timestamppb.New(time.UnixMilli(cmp.Or(record.GetRotatedAt(), record.GetCreatedAt())))
 }

@@ -81,12 +81,14 @@ func (s *Sweeper) Run(ctx context.Context) error {
 	}
 	tick := time.NewTicker(s.opt.Interval)
 	defer tick.Stop()
-	specs, blobs := unused{}, unused{}
+	specs, blobs := unused{}, blobsOf(s.Tables)
 	for {
 		s.sweepSpecs(ctx, specs, time.Now())
 		s.sweepNodes(ctx, time.Now())
 		s.sweepNames(ctx, time.Now())
-		s.sweepBlobs(ctx, blobs, time.Now())
+		for _, of := range blobs {
+			s.sweepBlobs(ctx, of, time.Now())
+		}
 		s.opt.Also(ctx)
 		select {
 		case <-ctx.Done():

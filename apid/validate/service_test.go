@@ -193,7 +193,7 @@ func TestServiceRefusesWhatNobodyActsOn(t *testing.T) {
 		"generic":     {task(`"resources":{"reservations":{"generic":[{"kind":"gpu","discrete":"1"}]}}`), []string{"spec.task.resources.reservations.generic[0]"}},
 		"preferences": {task(`"placement":{"preferences":[{"spread":{"spreadDescriptor":"node.labels.a"}}]}`), []string{"spec.task.placement.preferences[0]"}},
 		"container": {ctr(`"secrets":[{"secretId":"a"}],"configs":[{"configId":"a","runtime":{}}],"privileges":{"credentialSpec":{"file":"a"}},"mounts":[{"type":"CLUSTER","source":"v","target":"/v"}]`),
-			[]string{"spec.task.container.configs[0].runtime", "spec.task.container.mounts[0].type", "spec.task.container.privileges.credentialSpec", "spec.task.container.secrets[0]"}},
+			[]string{"spec.task.container.configs[0].runtime", "spec.task.container.mounts[0].type", "spec.task.container.privileges.credentialSpec"}},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {

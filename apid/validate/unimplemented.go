@@ -33,7 +33,6 @@ func serviceGaps() []gap {
 		{shape: "task.resources.reservations.generic[]", what: "generic resources are not implemented yet"},
 		{shape: "task.placement.preferences[]", what: "placement preferences are not implemented yet; tasks are always spread over nodes"},
 
-		{shape: "task.container.secrets[]", what: "secrets are not implemented yet"},
 		{shape: "task.container.configs[].runtime", what: "configs for the runtime are not implemented yet"},
 		{shape: "task.container.privileges.credentialSpec", what: "credential specs are not implemented yet"},
 		{shape: "task.container.mounts[].type", when: isEnum(musterv1.Mount_CLUSTER.Number()), what: "cluster volumes are not implemented yet"},

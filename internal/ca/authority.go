@@ -21,6 +21,7 @@ import (
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
 	"github.com/musterhq/muster/internal/auth"
 	"github.com/musterhq/muster/internal/kv"
+	"github.com/musterhq/muster/internal/seal"
 	"github.com/musterhq/muster/internal/state"
 	"github.com/musterhq/muster/internal/store"
 )
@@ -49,7 +50,7 @@ type Config struct {
 	KV     kv.KV
 	Prefix string
 	// Keys are what its secrets are sealed with.
-	Keys *Keyring
+	Keys *seal.Keyring
 	// Lifetime is that of certificates.
 	Lifetime time.Duration
 	// CheckInterval is how often holders of certificates ask what the authority
@@ -78,7 +79,7 @@ type opened struct {
 	secrets *recordv1.AuthoritySecrets
 	signer  *signer
 	// key is the one that they are sealed with.
-	key *Key
+	key *seal.Key
 }
 
 // New starts nothing: see Run.
@@ -132,7 +133,7 @@ func (a *Authority) Init(ctx context.Context) (made bool, err error) {
 	return made, err
 }
 
-func (a *Authority) seal(record *recordv1.Authority, secrets *recordv1.AuthoritySecrets, key *Key) error {
+func (a *Authority) seal(record *recordv1.Authority, secrets *recordv1.AuthoritySecrets, key *seal.Key) error {
 	plain, err := proto.Marshal(secrets)
 	if err != nil {
 		return fmt.Errorf("encode secrets of authority: %w", err)
@@ -142,7 +143,7 @@ func (a *Authority) seal(record *recordv1.Authority, secrets *recordv1.Authority
 }
 
 func (a *Authority) unseal(record *recordv1.Authority, version uint64) (*opened, error) {
-	plain, key, err := openWith(a.keys(), sealUse+record.Domain, record.Sealed)
+	plain, key, err := seal.OpenWith(a.keys(), sealUse+record.Domain, record.Sealed)
 	if err != nil {
 		return nil, fmt.Errorf("open the authority's secrets with the cluster key: %w", err)
 	}

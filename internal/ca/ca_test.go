@@ -25,6 +25,7 @@ import (
 	"github.com/musterhq/muster/internal/kv"
 	"github.com/musterhq/muster/internal/kv/embedded"
 	"github.com/musterhq/muster/internal/mtls"
+	"github.com/musterhq/muster/internal/seal"
 )
 
 func newSpace(t *testing.T) *embedded.KV {
@@ -45,12 +46,12 @@ func newSpace(t *testing.T) *embedded.KV {
 const lifetime = time.Hour
 
 // run runs an authority until the test ends.
-func run(t *testing.T, space *embedded.KV, key *ca.Key) *ca.Authority {
+func run(t *testing.T, space *embedded.KV, key *seal.Key) *ca.Authority {
 	t.Helper()
-	return runWith(t, space, ca.NewKeyring(key))
+	return runWith(t, space, seal.NewKeyring(key))
 }
 
-func runWith(t *testing.T, space *embedded.KV, keys *ca.Keyring) *ca.Authority {
+func runWith(t *testing.T, space *embedded.KV, keys *seal.Keyring) *ca.Authority {
 	t.Helper()
 	return runConfig(t, ca.Config{KV: space, Keys: keys})
 }
@@ -77,9 +78,9 @@ func runConfig(t *testing.T, cfg ca.Config) *ca.Authority {
 	return a
 }
 
-func newKey(t *testing.T) *ca.Key {
+func newKey(t *testing.T) *seal.Key {
 	t.Helper()
-	key, err := ca.MakeKey(filepath.Join(t.TempDir(), "key"))
+	key, err := seal.MakeKey(filepath.Join(t.TempDir(), "key"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -99,7 +100,7 @@ func TestAwaitSeesAuthorityMadeBeforeItWaits(t *testing.T) {
 			}
 			return err
 		})))
-		a = runConfig(t, ca.Config{KV: newSpace(t), Keys: ca.NewKeyring(newKey(t)), Logger: log})
+		a = runConfig(t, ca.Config{KV: newSpace(t), Keys: seal.NewKeyring(newKey(t)), Logger: log})
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		if err := a.Await(ctx); err != nil || !made {

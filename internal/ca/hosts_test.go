@@ -17,6 +17,7 @@ import (
 	authv1 "github.com/musterhq/muster/api/muster/auth/v1"
 	"github.com/musterhq/muster/internal/auth"
 	"github.com/musterhq/muster/internal/ca"
+	"github.com/musterhq/muster/internal/seal"
 )
 
 func TestCheckHost(t *testing.T) {
@@ -55,7 +56,7 @@ func TestCertificatesHaveAllowedHostsOnly(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := runConfig(t, ca.Config{KV: newSpace(t), Keys: ca.NewKeyring(newKey(t)), AllowedHosts: allowed})
+	a := runConfig(t, ca.Config{KV: newSpace(t), Keys: seal.NewKeyring(newKey(t)), AllowedHosts: allowed})
 	if _, err := a.Init(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -92,7 +93,7 @@ func TestCertificatesHaveAllowedHostsOnly(t *testing.T) {
 // the authority allows by now, as one of an earlier version.
 func TestKeeperRenewsForOtherHosts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		space, key := newSpace(t), ca.NewKeyring(newKey(t))
+		space, key := newSpace(t), seal.NewKeyring(newKey(t))
 		allowed, err := ca.ParseAllowedHosts([]string{"schedulerd=metrics.example"})
 		if err != nil {
 			t.Fatal(err)

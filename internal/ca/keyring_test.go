@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/musterhq/muster/internal/ca"
+	"github.com/musterhq/muster/internal/seal"
 )
 
 // keyFile writes a file with some keys and returns its path.
@@ -23,7 +24,7 @@ func keyFile(t *testing.T, path string, keys ...string) string {
 func newKeyText(t *testing.T) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "key")
-	if _, err := ca.MakeKey(path); err != nil {
+	if _, err := seal.MakeKey(path); err != nil {
 		t.Fatal(err)
 	}
 	b, err := os.ReadFile(path)
@@ -33,9 +34,9 @@ func newKeyText(t *testing.T) string {
 	return strings.TrimSpace(string(b))
 }
 
-func loadKeys(t *testing.T, path string) *ca.Keyring {
+func loadKeys(t *testing.T, path string) *seal.Keyring {
 	t.Helper()
-	keys, err := ca.LoadKeys(path)
+	keys, err := seal.LoadKeys(path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -110,20 +111,20 @@ func TestKeyIsReplaced(t *testing.T) {
 
 func TestKeyFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "key")
-	made, err := ca.MakeKey(path)
+	made, err := seal.MakeKey(path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if keys := loadKeys(t, path); run(t, newSpace(t), made).KeyNames()[0] != runWith(t, newSpace(t), keys).KeyNames()[0] {
 		t.Error("the key is not found again")
 	}
-	if _, err := ca.MakeKey(path); err == nil {
+	if _, err := seal.MakeKey(path); err == nil {
 		t.Error("a key is overwritten")
 	}
 	for name, content := range map[string]string{
 		"half a key": "short", "nothing": "\n\n", "a key and a half": newKeyText(t) + "\nshort", "too many": strings.Repeat(newKeyText(t)+"\n", 9),
 	} {
-		if _, err := ca.LoadKeys(keyFile(t, path, content)); err == nil {
+		if _, err := seal.LoadKeys(keyFile(t, path, content)); err == nil {
 			t.Errorf("%s is taken", name)
 		}
 	}

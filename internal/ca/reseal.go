@@ -7,6 +7,7 @@ import (
 	"go.uber.org/zap"
 
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
+	"github.com/musterhq/muster/internal/seal"
 )
 
 // KeyNames returns the names of the keys that secrets can be opened with here. The
@@ -20,8 +21,8 @@ func (a *Authority) KeyNames() []string {
 }
 
 // keys returns the keys that there are.
-func (a *Authority) keys() []*Key {
-	keys, err := a.cfg.Keys.current()
+func (a *Authority) keys() []*seal.Key {
+	keys, err := a.cfg.Keys.Keys()
 	if err != nil {
 		a.cfg.Logger.Warn("keeping the former keys", zap.Error(err))
 	}

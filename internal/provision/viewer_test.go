@@ -13,6 +13,7 @@ import (
 	"github.com/musterhq/muster/internal/ca"
 	"github.com/musterhq/muster/internal/kv/embedded"
 	"github.com/musterhq/muster/internal/provision"
+	"github.com/musterhq/muster/internal/seal"
 )
 
 // TestViewerFollowsTheRoot has the certificate of what fetches metrics end, and the
@@ -28,7 +29,7 @@ func TestViewerFollowsTheRoot(t *testing.T) {
 		must(t, space.Close())
 	})
 	clusterKey := t.TempDir() + "/cluster.key"
-	keys, err := ca.MakeKeys(clusterKey)
+	keys, err := seal.MakeKeys(clusterKey)
 	must(t, err)
 	a, err := ca.New(ca.Config{KV: space, Prefix: "muster", Keys: keys, Lifetime: time.Hour, Logger: zaptest.NewLogger(t)})
 	must(t, err)

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 
+	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
 	"github.com/musterhq/muster/internal/store"
 )
 
@@ -35,16 +36,26 @@ func ChunkKey(digest []byte, chunk int) string { return fmt.Sprintf("%s/%04d", B
 // Chunks returns the number of chunks of data with this size.
 func Chunks(size uint64) int { return int((size + ChunkSize - 1) / ChunkSize) }
 
-// ReadBlob returns the data with this digest. It returns ErrNoBlob if r lacks a part of it,
-// and ErrBlobDamaged if the data has another digest.
+// ReadBlob returns the data of a config, which has this digest. It returns ErrNoBlob if r
+// lacks a part of it, and ErrBlobDamaged if the data has another digest.
 func (t *Tables) ReadBlob(r store.Reader, digest []byte) ([]byte, error) {
-	e, ok := t.Blobs.Get(r, BlobKey(digest))
+	return ReadBlob(t.Blobs, r, digest)
+}
+
+// ReadSealed returns the sealed data of a secret, as ReadBlob does for configs.
+func (t *Tables) ReadSealed(r store.Reader, digest []byte) ([]byte, error) {
+	return ReadBlob(t.SealedBlobs, r, digest)
+}
+
+// ReadBlob does it with a table of blobs.
+func ReadBlob(table *store.Table[*recordv1.Blob], r store.Reader, digest []byte) ([]byte, error) {
+	e, ok := table.Get(r, BlobKey(digest))
 	if !ok {
 		return nil, ErrNoBlob
 	}
 	var data []byte
 	for i := range Chunks(e.Value.Size) {
-		chunk, ok := t.Blobs.Get(r, ChunkKey(digest, i))
+		chunk, ok := table.Get(r, ChunkKey(digest, i))
 		if !ok {
 			return nil, ErrNoBlob
 		}

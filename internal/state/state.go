@@ -11,8 +11,11 @@
 //	nodes             <node>                           apid           node
 //	clusters          default                          apid           -
 //	configs           <config>                         apid           config
+//	secrets           <secret>                         apid           secret
+//	sealing           default                          apid           -
 //	networks          <network>                        apid           network
 //	blobs             <digest>, <digest>/<chunk>       apid           digest
+//	sealedblobs       <digest>, <digest>/<chunk>       apid           digest
 //	authorities       default                          apid           -
 //	tokens            <token id>                       apid           token
 //	tasks             <service>/<slot or node>/<task>  orchestratord  service
@@ -47,8 +50,11 @@ type Tables struct {
 	Nodes           *store.Table[*recordv1.Node]
 	Clusters        *store.Table[*recordv1.Cluster]
 	Configs         *store.Table[*recordv1.Config]
+	Secrets         *store.Table[*recordv1.Secret]
+	Sealing         *store.Table[*recordv1.Sealing]
 	Networks        *store.Table[*recordv1.Network]
 	Blobs           *store.Table[*recordv1.Blob]
+	SealedBlobs     *store.Table[*recordv1.Blob]
 	Authorities     *store.Table[*recordv1.Authority]
 	Tokens          *store.Table[*recordv1.Token]
 	Tasks           *store.Table[*recordv1.Task]
@@ -74,8 +80,11 @@ func NewTables() *Tables {
 		Nodes:           store.NewTable("nodes", store.Proto(func() *recordv1.Node { return new(recordv1.Node) })).RarelyWritten(),
 		Clusters:        store.NewTable("clusters", store.Proto(func() *recordv1.Cluster { return new(recordv1.Cluster) })).RarelyWritten(),
 		Configs:         store.NewTable("configs", store.Proto(func() *recordv1.Config { return new(recordv1.Config) })).RarelyWritten(),
+		Secrets:         store.NewTable("secrets", store.Proto(func() *recordv1.Secret { return new(recordv1.Secret) })).RarelyWritten(),
+		Sealing:         store.NewTable("sealing", store.Proto(func() *recordv1.Sealing { return new(recordv1.Sealing) })).RarelyWritten(),
 		Networks:        store.NewTable("networks", store.Proto(func() *recordv1.Network { return new(recordv1.Network) })).RarelyWritten(),
 		Blobs:           store.NewTable("blobs", store.Proto(func() *recordv1.Blob { return new(recordv1.Blob) })).RarelyWritten(),
+		SealedBlobs:     store.NewTable("sealedblobs", store.Proto(func() *recordv1.Blob { return new(recordv1.Blob) })).RarelyWritten(),
 		Authorities:     store.NewTable("authorities", store.Proto(func() *recordv1.Authority { return new(recordv1.Authority) })).RarelyWritten(),
 		Tokens:          store.NewTable("tokens", store.Proto(func() *recordv1.Token { return new(recordv1.Token) })).RarelyWritten(),
 		Tasks:           store.NewTable("tasks", store.Proto(func() *recordv1.Task { return new(recordv1.Task) })),

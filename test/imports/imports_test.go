@@ -142,17 +142,18 @@ func TestModulesForOthers(t *testing.T) {
 // together, control serves, and neither objects nor validate know of a request.
 func TestLayersOfApid(t *testing.T) {
 	checkLayers(t, "apid", map[string][]string{
-		"authority": {"backend", "status", "validate"},
+		"authority": {"backend", "sealing", "status", "validate"},
 		"backend":   {"objects", "validate"},
 		// For tests.
 		"backend/backendtest": {"backend", "objects"},
 		"blobs":               {"backend"},
-		"control":             {"authority", "backend", "blobs", "logs", "probes", "objects", "status", "tokens", "validate"},
+		"control":             {"authority", "backend", "blobs", "logs", "probes", "objects", "sealing", "status", "tokens", "validate"},
 		"gateway":             {},
 		"logs":                {"objects"},
 		"probes":              {},
 		"objects":             {},
 		"rest":                {"gateway", "validate"},
+		"sealing":             {"backend"},
 		"status":              {},
 		"sweep":               {"backend", "objects"},
 		"tokens":              {"backend", "validate"},

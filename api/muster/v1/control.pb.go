@@ -298,7 +298,7 @@ func (x RotateJoinTokenRequest_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use RotateJoinTokenRequest_Kind.Descriptor instead.
 func (RotateJoinTokenRequest_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{89, 0}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{93, 0}
 }
 
 // Asks for a new service.
@@ -2706,7 +2706,7 @@ type ListSecretsRequest struct {
 	NamePrefixes []string `protobuf:"bytes,2,rep,name=name_prefixes,json=namePrefixes,proto3" json:"name_prefixes,omitempty"`
 	// Prefixes of ids; one must match.
 	IdPrefixes []string `protobuf:"bytes,3,rep,name=id_prefixes,json=idPrefixes,proto3" json:"id_prefixes,omitempty"`
-	// "key" (present) or "key=value"; all must match.
+	// "key", "!key", "key=value" or "key!=value"; all must match.
 	Labels []string `protobuf:"bytes,4,rep,name=labels,proto3" json:"labels,omitempty"`
 	// At most this many are returned; 0 means 100, and 1000 is the most.
 	PageSize uint32 `protobuf:"varint,5,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
@@ -2951,6 +2951,115 @@ func (x *UpdateSecretResponse) GetSecret() *Secret {
 	return nil
 }
 
+// Asks for other data.
+type RotateSecretRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Id, name, or unique prefix of the id.
+	Secret string `protobuf:"bytes,1,opt,name=secret,proto3" json:"secret,omitempty"`
+	// The meta.version of the secret that was decided on.
+	Version uint64 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
+	// 1 byte to 500 KiB.
+	Data          []byte `protobuf:"bytes,3,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RotateSecretRequest) Reset() {
+	*x = RotateSecretRequest{}
+	mi := &file_muster_v1_control_proto_msgTypes[47]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RotateSecretRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RotateSecretRequest) ProtoMessage() {}
+
+func (x *RotateSecretRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_control_proto_msgTypes[47]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RotateSecretRequest.ProtoReflect.Descriptor instead.
+func (*RotateSecretRequest) Descriptor() ([]byte, []int) {
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{47}
+}
+
+func (x *RotateSecretRequest) GetSecret() string {
+	if x != nil {
+		return x.Secret
+	}
+	return ""
+}
+
+func (x *RotateSecretRequest) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *RotateSecretRequest) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+// Holds the secret as it is now, without its data.
+type RotateSecretResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Secret        *Secret                `protobuf:"bytes,1,opt,name=secret,proto3" json:"secret,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RotateSecretResponse) Reset() {
+	*x = RotateSecretResponse{}
+	mi := &file_muster_v1_control_proto_msgTypes[48]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RotateSecretResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RotateSecretResponse) ProtoMessage() {}
+
+func (x *RotateSecretResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_control_proto_msgTypes[48]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RotateSecretResponse.ProtoReflect.Descriptor instead.
+func (*RotateSecretResponse) Descriptor() ([]byte, []int) {
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{48}
+}
+
+func (x *RotateSecretResponse) GetSecret() *Secret {
+	if x != nil {
+		return x.Secret
+	}
+	return nil
+}
+
 // Names the secret to remove.
 type RemoveSecretRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2962,7 +3071,7 @@ type RemoveSecretRequest struct {
 
 func (x *RemoveSecretRequest) Reset() {
 	*x = RemoveSecretRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[47]
+	mi := &file_muster_v1_control_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2974,7 +3083,7 @@ func (x *RemoveSecretRequest) String() string {
 func (*RemoveSecretRequest) ProtoMessage() {}
 
 func (x *RemoveSecretRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[47]
+	mi := &file_muster_v1_control_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2987,7 +3096,7 @@ func (x *RemoveSecretRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveSecretRequest.ProtoReflect.Descriptor instead.
 func (*RemoveSecretRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{47}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *RemoveSecretRequest) GetSecret() string {
@@ -3006,7 +3115,7 @@ type RemoveSecretResponse struct {
 
 func (x *RemoveSecretResponse) Reset() {
 	*x = RemoveSecretResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[48]
+	mi := &file_muster_v1_control_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3018,7 +3127,7 @@ func (x *RemoveSecretResponse) String() string {
 func (*RemoveSecretResponse) ProtoMessage() {}
 
 func (x *RemoveSecretResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[48]
+	mi := &file_muster_v1_control_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3031,7 +3140,7 @@ func (x *RemoveSecretResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveSecretResponse.ProtoReflect.Descriptor instead.
 func (*RemoveSecretResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{48}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{50}
 }
 
 // Asks for a new config.
@@ -3044,7 +3153,7 @@ type CreateConfigRequest struct {
 
 func (x *CreateConfigRequest) Reset() {
 	*x = CreateConfigRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[49]
+	mi := &file_muster_v1_control_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3056,7 +3165,7 @@ func (x *CreateConfigRequest) String() string {
 func (*CreateConfigRequest) ProtoMessage() {}
 
 func (x *CreateConfigRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[49]
+	mi := &file_muster_v1_control_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3069,7 +3178,7 @@ func (x *CreateConfigRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateConfigRequest.ProtoReflect.Descriptor instead.
 func (*CreateConfigRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{49}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *CreateConfigRequest) GetSpec() *ConfigSpec {
@@ -3089,7 +3198,7 @@ type CreateConfigResponse struct {
 
 func (x *CreateConfigResponse) Reset() {
 	*x = CreateConfigResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[50]
+	mi := &file_muster_v1_control_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3101,7 +3210,7 @@ func (x *CreateConfigResponse) String() string {
 func (*CreateConfigResponse) ProtoMessage() {}
 
 func (x *CreateConfigResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[50]
+	mi := &file_muster_v1_control_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3114,7 +3223,7 @@ func (x *CreateConfigResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateConfigResponse.ProtoReflect.Descriptor instead.
 func (*CreateConfigResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{50}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *CreateConfigResponse) GetConfig() *Config {
@@ -3135,7 +3244,7 @@ type GetConfigRequest struct {
 
 func (x *GetConfigRequest) Reset() {
 	*x = GetConfigRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[51]
+	mi := &file_muster_v1_control_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3147,7 +3256,7 @@ func (x *GetConfigRequest) String() string {
 func (*GetConfigRequest) ProtoMessage() {}
 
 func (x *GetConfigRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[51]
+	mi := &file_muster_v1_control_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3160,7 +3269,7 @@ func (x *GetConfigRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetConfigRequest.ProtoReflect.Descriptor instead.
 func (*GetConfigRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{51}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *GetConfigRequest) GetConfig() string {
@@ -3180,7 +3289,7 @@ type GetConfigResponse struct {
 
 func (x *GetConfigResponse) Reset() {
 	*x = GetConfigResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[52]
+	mi := &file_muster_v1_control_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3192,7 +3301,7 @@ func (x *GetConfigResponse) String() string {
 func (*GetConfigResponse) ProtoMessage() {}
 
 func (x *GetConfigResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[52]
+	mi := &file_muster_v1_control_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3205,7 +3314,7 @@ func (x *GetConfigResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetConfigResponse.ProtoReflect.Descriptor instead.
 func (*GetConfigResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{52}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *GetConfigResponse) GetConfig() *Config {
@@ -3237,7 +3346,7 @@ type ListConfigsRequest struct {
 
 func (x *ListConfigsRequest) Reset() {
 	*x = ListConfigsRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[53]
+	mi := &file_muster_v1_control_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3249,7 +3358,7 @@ func (x *ListConfigsRequest) String() string {
 func (*ListConfigsRequest) ProtoMessage() {}
 
 func (x *ListConfigsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[53]
+	mi := &file_muster_v1_control_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3262,7 +3371,7 @@ func (x *ListConfigsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListConfigsRequest.ProtoReflect.Descriptor instead.
 func (*ListConfigsRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{53}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *ListConfigsRequest) GetNames() []string {
@@ -3319,7 +3428,7 @@ type ListConfigsResponse struct {
 
 func (x *ListConfigsResponse) Reset() {
 	*x = ListConfigsResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[54]
+	mi := &file_muster_v1_control_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3331,7 +3440,7 @@ func (x *ListConfigsResponse) String() string {
 func (*ListConfigsResponse) ProtoMessage() {}
 
 func (x *ListConfigsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[54]
+	mi := &file_muster_v1_control_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3344,7 +3453,7 @@ func (x *ListConfigsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListConfigsResponse.ProtoReflect.Descriptor instead.
 func (*ListConfigsResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{54}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *ListConfigsResponse) GetConfigs() []*Config {
@@ -3376,7 +3485,7 @@ type UpdateConfigRequest struct {
 
 func (x *UpdateConfigRequest) Reset() {
 	*x = UpdateConfigRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[55]
+	mi := &file_muster_v1_control_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3388,7 +3497,7 @@ func (x *UpdateConfigRequest) String() string {
 func (*UpdateConfigRequest) ProtoMessage() {}
 
 func (x *UpdateConfigRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[55]
+	mi := &file_muster_v1_control_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3401,7 +3510,7 @@ func (x *UpdateConfigRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateConfigRequest.ProtoReflect.Descriptor instead.
 func (*UpdateConfigRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{55}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *UpdateConfigRequest) GetConfig() string {
@@ -3435,7 +3544,7 @@ type UpdateConfigResponse struct {
 
 func (x *UpdateConfigResponse) Reset() {
 	*x = UpdateConfigResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[56]
+	mi := &file_muster_v1_control_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3447,7 +3556,7 @@ func (x *UpdateConfigResponse) String() string {
 func (*UpdateConfigResponse) ProtoMessage() {}
 
 func (x *UpdateConfigResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[56]
+	mi := &file_muster_v1_control_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3460,10 +3569,119 @@ func (x *UpdateConfigResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateConfigResponse.ProtoReflect.Descriptor instead.
 func (*UpdateConfigResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{56}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *UpdateConfigResponse) GetConfig() *Config {
+	if x != nil {
+		return x.Config
+	}
+	return nil
+}
+
+// Asks for other data.
+type RotateConfigRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Id, name, or unique prefix of the id.
+	Config string `protobuf:"bytes,1,opt,name=config,proto3" json:"config,omitempty"`
+	// The meta.version of the config that was decided on.
+	Version uint64 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
+	// 1 byte to 1000 KiB.
+	Data          []byte `protobuf:"bytes,3,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RotateConfigRequest) Reset() {
+	*x = RotateConfigRequest{}
+	mi := &file_muster_v1_control_proto_msgTypes[59]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RotateConfigRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RotateConfigRequest) ProtoMessage() {}
+
+func (x *RotateConfigRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_control_proto_msgTypes[59]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RotateConfigRequest.ProtoReflect.Descriptor instead.
+func (*RotateConfigRequest) Descriptor() ([]byte, []int) {
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{59}
+}
+
+func (x *RotateConfigRequest) GetConfig() string {
+	if x != nil {
+		return x.Config
+	}
+	return ""
+}
+
+func (x *RotateConfigRequest) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *RotateConfigRequest) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+// Holds the config as it is now, without its data.
+type RotateConfigResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Config        *Config                `protobuf:"bytes,1,opt,name=config,proto3" json:"config,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RotateConfigResponse) Reset() {
+	*x = RotateConfigResponse{}
+	mi := &file_muster_v1_control_proto_msgTypes[60]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RotateConfigResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RotateConfigResponse) ProtoMessage() {}
+
+func (x *RotateConfigResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_control_proto_msgTypes[60]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RotateConfigResponse.ProtoReflect.Descriptor instead.
+func (*RotateConfigResponse) Descriptor() ([]byte, []int) {
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{60}
+}
+
+func (x *RotateConfigResponse) GetConfig() *Config {
 	if x != nil {
 		return x.Config
 	}
@@ -3481,7 +3699,7 @@ type RemoveConfigRequest struct {
 
 func (x *RemoveConfigRequest) Reset() {
 	*x = RemoveConfigRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[57]
+	mi := &file_muster_v1_control_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3493,7 +3711,7 @@ func (x *RemoveConfigRequest) String() string {
 func (*RemoveConfigRequest) ProtoMessage() {}
 
 func (x *RemoveConfigRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[57]
+	mi := &file_muster_v1_control_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3506,7 +3724,7 @@ func (x *RemoveConfigRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveConfigRequest.ProtoReflect.Descriptor instead.
 func (*RemoveConfigRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{57}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *RemoveConfigRequest) GetConfig() string {
@@ -3525,7 +3743,7 @@ type RemoveConfigResponse struct {
 
 func (x *RemoveConfigResponse) Reset() {
 	*x = RemoveConfigResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[58]
+	mi := &file_muster_v1_control_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3537,7 +3755,7 @@ func (x *RemoveConfigResponse) String() string {
 func (*RemoveConfigResponse) ProtoMessage() {}
 
 func (x *RemoveConfigResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[58]
+	mi := &file_muster_v1_control_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3550,7 +3768,7 @@ func (x *RemoveConfigResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveConfigResponse.ProtoReflect.Descriptor instead.
 func (*RemoveConfigResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{58}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{62}
 }
 
 // Asks for a new volume.
@@ -3563,7 +3781,7 @@ type CreateVolumeRequest struct {
 
 func (x *CreateVolumeRequest) Reset() {
 	*x = CreateVolumeRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[59]
+	mi := &file_muster_v1_control_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3575,7 +3793,7 @@ func (x *CreateVolumeRequest) String() string {
 func (*CreateVolumeRequest) ProtoMessage() {}
 
 func (x *CreateVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[59]
+	mi := &file_muster_v1_control_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3588,7 +3806,7 @@ func (x *CreateVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateVolumeRequest.ProtoReflect.Descriptor instead.
 func (*CreateVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{59}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *CreateVolumeRequest) GetSpec() *VolumeSpec {
@@ -3608,7 +3826,7 @@ type CreateVolumeResponse struct {
 
 func (x *CreateVolumeResponse) Reset() {
 	*x = CreateVolumeResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[60]
+	mi := &file_muster_v1_control_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3620,7 +3838,7 @@ func (x *CreateVolumeResponse) String() string {
 func (*CreateVolumeResponse) ProtoMessage() {}
 
 func (x *CreateVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[60]
+	mi := &file_muster_v1_control_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3633,7 +3851,7 @@ func (x *CreateVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateVolumeResponse.ProtoReflect.Descriptor instead.
 func (*CreateVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{60}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *CreateVolumeResponse) GetVolume() *Volume {
@@ -3654,7 +3872,7 @@ type GetVolumeRequest struct {
 
 func (x *GetVolumeRequest) Reset() {
 	*x = GetVolumeRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[61]
+	mi := &file_muster_v1_control_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3666,7 +3884,7 @@ func (x *GetVolumeRequest) String() string {
 func (*GetVolumeRequest) ProtoMessage() {}
 
 func (x *GetVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[61]
+	mi := &file_muster_v1_control_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3679,7 +3897,7 @@ func (x *GetVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetVolumeRequest.ProtoReflect.Descriptor instead.
 func (*GetVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{61}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *GetVolumeRequest) GetVolume() string {
@@ -3699,7 +3917,7 @@ type GetVolumeResponse struct {
 
 func (x *GetVolumeResponse) Reset() {
 	*x = GetVolumeResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[62]
+	mi := &file_muster_v1_control_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3711,7 +3929,7 @@ func (x *GetVolumeResponse) String() string {
 func (*GetVolumeResponse) ProtoMessage() {}
 
 func (x *GetVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[62]
+	mi := &file_muster_v1_control_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3724,7 +3942,7 @@ func (x *GetVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetVolumeResponse.ProtoReflect.Descriptor instead.
 func (*GetVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{62}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *GetVolumeResponse) GetVolume() *Volume {
@@ -3756,7 +3974,7 @@ type ListVolumesRequest struct {
 
 func (x *ListVolumesRequest) Reset() {
 	*x = ListVolumesRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[63]
+	mi := &file_muster_v1_control_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3768,7 +3986,7 @@ func (x *ListVolumesRequest) String() string {
 func (*ListVolumesRequest) ProtoMessage() {}
 
 func (x *ListVolumesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[63]
+	mi := &file_muster_v1_control_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3781,7 +3999,7 @@ func (x *ListVolumesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListVolumesRequest.ProtoReflect.Descriptor instead.
 func (*ListVolumesRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{63}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *ListVolumesRequest) GetNames() []string {
@@ -3838,7 +4056,7 @@ type ListVolumesResponse struct {
 
 func (x *ListVolumesResponse) Reset() {
 	*x = ListVolumesResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[64]
+	mi := &file_muster_v1_control_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3850,7 +4068,7 @@ func (x *ListVolumesResponse) String() string {
 func (*ListVolumesResponse) ProtoMessage() {}
 
 func (x *ListVolumesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[64]
+	mi := &file_muster_v1_control_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3863,7 +4081,7 @@ func (x *ListVolumesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListVolumesResponse.ProtoReflect.Descriptor instead.
 func (*ListVolumesResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{64}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *ListVolumesResponse) GetVolumes() []*Volume {
@@ -3895,7 +4113,7 @@ type UpdateVolumeRequest struct {
 
 func (x *UpdateVolumeRequest) Reset() {
 	*x = UpdateVolumeRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[65]
+	mi := &file_muster_v1_control_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3907,7 +4125,7 @@ func (x *UpdateVolumeRequest) String() string {
 func (*UpdateVolumeRequest) ProtoMessage() {}
 
 func (x *UpdateVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[65]
+	mi := &file_muster_v1_control_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3920,7 +4138,7 @@ func (x *UpdateVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateVolumeRequest.ProtoReflect.Descriptor instead.
 func (*UpdateVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{65}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *UpdateVolumeRequest) GetVolume() string {
@@ -3954,7 +4172,7 @@ type UpdateVolumeResponse struct {
 
 func (x *UpdateVolumeResponse) Reset() {
 	*x = UpdateVolumeResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[66]
+	mi := &file_muster_v1_control_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3966,7 +4184,7 @@ func (x *UpdateVolumeResponse) String() string {
 func (*UpdateVolumeResponse) ProtoMessage() {}
 
 func (x *UpdateVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[66]
+	mi := &file_muster_v1_control_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3979,7 +4197,7 @@ func (x *UpdateVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateVolumeResponse.ProtoReflect.Descriptor instead.
 func (*UpdateVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{66}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *UpdateVolumeResponse) GetVolume() *Volume {
@@ -4000,7 +4218,7 @@ type RemoveVolumeRequest struct {
 
 func (x *RemoveVolumeRequest) Reset() {
 	*x = RemoveVolumeRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[67]
+	mi := &file_muster_v1_control_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4012,7 +4230,7 @@ func (x *RemoveVolumeRequest) String() string {
 func (*RemoveVolumeRequest) ProtoMessage() {}
 
 func (x *RemoveVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[67]
+	mi := &file_muster_v1_control_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4025,7 +4243,7 @@ func (x *RemoveVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveVolumeRequest.ProtoReflect.Descriptor instead.
 func (*RemoveVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{67}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *RemoveVolumeRequest) GetVolume() string {
@@ -4044,7 +4262,7 @@ type RemoveVolumeResponse struct {
 
 func (x *RemoveVolumeResponse) Reset() {
 	*x = RemoveVolumeResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[68]
+	mi := &file_muster_v1_control_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4056,7 +4274,7 @@ func (x *RemoveVolumeResponse) String() string {
 func (*RemoveVolumeResponse) ProtoMessage() {}
 
 func (x *RemoveVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[68]
+	mi := &file_muster_v1_control_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4069,7 +4287,7 @@ func (x *RemoveVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveVolumeResponse.ProtoReflect.Descriptor instead.
 func (*RemoveVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{68}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{72}
 }
 
 // Is empty.
@@ -4081,7 +4299,7 @@ type GetClusterRequest struct {
 
 func (x *GetClusterRequest) Reset() {
 	*x = GetClusterRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[69]
+	mi := &file_muster_v1_control_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4093,7 +4311,7 @@ func (x *GetClusterRequest) String() string {
 func (*GetClusterRequest) ProtoMessage() {}
 
 func (x *GetClusterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[69]
+	mi := &file_muster_v1_control_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4106,7 +4324,7 @@ func (x *GetClusterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetClusterRequest.ProtoReflect.Descriptor instead.
 func (*GetClusterRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{69}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{73}
 }
 
 // Holds the cluster.
@@ -4119,7 +4337,7 @@ type GetClusterResponse struct {
 
 func (x *GetClusterResponse) Reset() {
 	*x = GetClusterResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[70]
+	mi := &file_muster_v1_control_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4131,7 +4349,7 @@ func (x *GetClusterResponse) String() string {
 func (*GetClusterResponse) ProtoMessage() {}
 
 func (x *GetClusterResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[70]
+	mi := &file_muster_v1_control_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4144,7 +4362,7 @@ func (x *GetClusterResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetClusterResponse.ProtoReflect.Descriptor instead.
 func (*GetClusterResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{70}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *GetClusterResponse) GetCluster() *Cluster {
@@ -4163,7 +4381,7 @@ type GetClusterStatusRequest struct {
 
 func (x *GetClusterStatusRequest) Reset() {
 	*x = GetClusterStatusRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[71]
+	mi := &file_muster_v1_control_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4175,7 +4393,7 @@ func (x *GetClusterStatusRequest) String() string {
 func (*GetClusterStatusRequest) ProtoMessage() {}
 
 func (x *GetClusterStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[71]
+	mi := &file_muster_v1_control_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4188,7 +4406,7 @@ func (x *GetClusterStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetClusterStatusRequest.ProtoReflect.Descriptor instead.
 func (*GetClusterStatusRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{71}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{75}
 }
 
 // Says how the cluster's own parts do.
@@ -4214,7 +4432,7 @@ type GetClusterStatusResponse struct {
 
 func (x *GetClusterStatusResponse) Reset() {
 	*x = GetClusterStatusResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[72]
+	mi := &file_muster_v1_control_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4226,7 +4444,7 @@ func (x *GetClusterStatusResponse) String() string {
 func (*GetClusterStatusResponse) ProtoMessage() {}
 
 func (x *GetClusterStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[72]
+	mi := &file_muster_v1_control_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4239,7 +4457,7 @@ func (x *GetClusterStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetClusterStatusResponse.ProtoReflect.Descriptor instead.
 func (*GetClusterStatusResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{72}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *GetClusterStatusResponse) GetHealthy() bool {
@@ -4303,7 +4521,7 @@ type UpdateClusterRequest struct {
 
 func (x *UpdateClusterRequest) Reset() {
 	*x = UpdateClusterRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[73]
+	mi := &file_muster_v1_control_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4315,7 +4533,7 @@ func (x *UpdateClusterRequest) String() string {
 func (*UpdateClusterRequest) ProtoMessage() {}
 
 func (x *UpdateClusterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[73]
+	mi := &file_muster_v1_control_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4328,7 +4546,7 @@ func (x *UpdateClusterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateClusterRequest.ProtoReflect.Descriptor instead.
 func (*UpdateClusterRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{73}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *UpdateClusterRequest) GetVersion() uint64 {
@@ -4355,7 +4573,7 @@ type UpdateClusterResponse struct {
 
 func (x *UpdateClusterResponse) Reset() {
 	*x = UpdateClusterResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[74]
+	mi := &file_muster_v1_control_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4367,7 +4585,7 @@ func (x *UpdateClusterResponse) String() string {
 func (*UpdateClusterResponse) ProtoMessage() {}
 
 func (x *UpdateClusterResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[74]
+	mi := &file_muster_v1_control_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4380,7 +4598,7 @@ func (x *UpdateClusterResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateClusterResponse.ProtoReflect.Descriptor instead.
 func (*UpdateClusterResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{74}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *UpdateClusterResponse) GetCluster() *Cluster {
@@ -4403,7 +4621,7 @@ type ListPluginsRequest struct {
 
 func (x *ListPluginsRequest) Reset() {
 	*x = ListPluginsRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[75]
+	mi := &file_muster_v1_control_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4415,7 +4633,7 @@ func (x *ListPluginsRequest) String() string {
 func (*ListPluginsRequest) ProtoMessage() {}
 
 func (x *ListPluginsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[75]
+	mi := &file_muster_v1_control_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4428,7 +4646,7 @@ func (x *ListPluginsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPluginsRequest.ProtoReflect.Descriptor instead.
 func (*ListPluginsRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{75}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *ListPluginsRequest) GetNames() []string {
@@ -4455,7 +4673,7 @@ type ListPluginsResponse struct {
 
 func (x *ListPluginsResponse) Reset() {
 	*x = ListPluginsResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[76]
+	mi := &file_muster_v1_control_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4467,7 +4685,7 @@ func (x *ListPluginsResponse) String() string {
 func (*ListPluginsResponse) ProtoMessage() {}
 
 func (x *ListPluginsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[76]
+	mi := &file_muster_v1_control_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4480,7 +4698,7 @@ func (x *ListPluginsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPluginsResponse.ProtoReflect.Descriptor instead.
 func (*ListPluginsResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{76}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *ListPluginsResponse) GetPlugins() []*NodePlugin {
@@ -4503,7 +4721,7 @@ type NodePlugin struct {
 
 func (x *NodePlugin) Reset() {
 	*x = NodePlugin{}
-	mi := &file_muster_v1_control_proto_msgTypes[77]
+	mi := &file_muster_v1_control_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4515,7 +4733,7 @@ func (x *NodePlugin) String() string {
 func (*NodePlugin) ProtoMessage() {}
 
 func (x *NodePlugin) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[77]
+	mi := &file_muster_v1_control_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4528,7 +4746,7 @@ func (x *NodePlugin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodePlugin.ProtoReflect.Descriptor instead.
 func (*NodePlugin) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{77}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *NodePlugin) GetNodeId() string {
@@ -4601,7 +4819,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[78]
+	mi := &file_muster_v1_control_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4613,7 +4831,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[78]
+	mi := &file_muster_v1_control_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4626,7 +4844,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{78}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *WatchRequest) GetKinds() []ObjectKind {
@@ -4749,7 +4967,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[79]
+	mi := &file_muster_v1_control_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4761,7 +4979,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[79]
+	mi := &file_muster_v1_control_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4774,7 +4992,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{79}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *WatchResponse) GetEvents() []*WatchEvent {
@@ -4808,6 +5026,7 @@ type WatchEvent struct {
 	//	*WatchEvent_Cluster
 	//	*WatchEvent_Config
 	//	*WatchEvent_Network
+	//	*WatchEvent_Secret
 	Object isWatchEvent_Object `protobuf_oneof:"object"`
 	// Types that are valid to be assigned to Old:
 	//
@@ -4817,6 +5036,7 @@ type WatchEvent struct {
 	//	*WatchEvent_OldCluster
 	//	*WatchEvent_OldConfig
 	//	*WatchEvent_OldNetwork
+	//	*WatchEvent_OldSecret
 	Old           isWatchEvent_Old `protobuf_oneof:"old"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -4824,7 +5044,7 @@ type WatchEvent struct {
 
 func (x *WatchEvent) Reset() {
 	*x = WatchEvent{}
-	mi := &file_muster_v1_control_proto_msgTypes[80]
+	mi := &file_muster_v1_control_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4836,7 +5056,7 @@ func (x *WatchEvent) String() string {
 func (*WatchEvent) ProtoMessage() {}
 
 func (x *WatchEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[80]
+	mi := &file_muster_v1_control_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4849,7 +5069,7 @@ func (x *WatchEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEvent.ProtoReflect.Descriptor instead.
 func (*WatchEvent) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{80}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *WatchEvent) GetAction() WatchAction {
@@ -4941,6 +5161,15 @@ func (x *WatchEvent) GetNetwork() *Network {
 	return nil
 }
 
+func (x *WatchEvent) GetSecret() *Secret {
+	if x != nil {
+		if x, ok := x.Object.(*WatchEvent_Secret); ok {
+			return x.Secret
+		}
+	}
+	return nil
+}
+
 func (x *WatchEvent) GetOld() isWatchEvent_Old {
 	if x != nil {
 		return x.Old
@@ -5002,6 +5231,15 @@ func (x *WatchEvent) GetOldNetwork() *Network {
 	return nil
 }
 
+func (x *WatchEvent) GetOldSecret() *Secret {
+	if x != nil {
+		if x, ok := x.Old.(*WatchEvent_OldSecret); ok {
+			return x.OldSecret
+		}
+	}
+	return nil
+}
+
 type isWatchEvent_Object interface {
 	isWatchEvent_Object()
 }
@@ -5031,6 +5269,11 @@ type WatchEvent_Network struct {
 	Network *Network `protobuf:"bytes,15,opt,name=network,proto3,oneof"`
 }
 
+type WatchEvent_Secret struct {
+	// Without its data.
+	Secret *Secret `protobuf:"bytes,17,opt,name=secret,proto3,oneof"`
+}
+
 func (*WatchEvent_Service) isWatchEvent_Object() {}
 
 func (*WatchEvent_Task) isWatchEvent_Object() {}
@@ -5042,6 +5285,8 @@ func (*WatchEvent_Cluster) isWatchEvent_Object() {}
 func (*WatchEvent_Config) isWatchEvent_Object() {}
 
 func (*WatchEvent_Network) isWatchEvent_Object() {}
+
+func (*WatchEvent_Secret) isWatchEvent_Object() {}
 
 type isWatchEvent_Old interface {
 	isWatchEvent_Old()
@@ -5071,6 +5316,10 @@ type WatchEvent_OldNetwork struct {
 	OldNetwork *Network `protobuf:"bytes,16,opt,name=old_network,json=oldNetwork,proto3,oneof"`
 }
 
+type WatchEvent_OldSecret struct {
+	OldSecret *Secret `protobuf:"bytes,18,opt,name=old_secret,json=oldSecret,proto3,oneof"`
+}
+
 func (*WatchEvent_OldService) isWatchEvent_Old() {}
 
 func (*WatchEvent_OldTask) isWatchEvent_Old() {}
@@ -5082,6 +5331,8 @@ func (*WatchEvent_OldCluster) isWatchEvent_Old() {}
 func (*WatchEvent_OldConfig) isWatchEvent_Old() {}
 
 func (*WatchEvent_OldNetwork) isWatchEvent_Old() {}
+
+func (*WatchEvent_OldSecret) isWatchEvent_Old() {}
 
 // LogOptions say which lines to send.
 type LogOptions struct {
@@ -5103,7 +5354,7 @@ type LogOptions struct {
 
 func (x *LogOptions) Reset() {
 	*x = LogOptions{}
-	mi := &file_muster_v1_control_proto_msgTypes[81]
+	mi := &file_muster_v1_control_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5115,7 +5366,7 @@ func (x *LogOptions) String() string {
 func (*LogOptions) ProtoMessage() {}
 
 func (x *LogOptions) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[81]
+	mi := &file_muster_v1_control_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5128,7 +5379,7 @@ func (x *LogOptions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogOptions.ProtoReflect.Descriptor instead.
 func (*LogOptions) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{81}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *LogOptions) GetFollow() bool {
@@ -5182,7 +5433,7 @@ type ServiceLogsRequest struct {
 
 func (x *ServiceLogsRequest) Reset() {
 	*x = ServiceLogsRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[82]
+	mi := &file_muster_v1_control_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5194,7 +5445,7 @@ func (x *ServiceLogsRequest) String() string {
 func (*ServiceLogsRequest) ProtoMessage() {}
 
 func (x *ServiceLogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[82]
+	mi := &file_muster_v1_control_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5207,7 +5458,7 @@ func (x *ServiceLogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceLogsRequest.ProtoReflect.Descriptor instead.
 func (*ServiceLogsRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{82}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{86}
 }
 
 func (x *ServiceLogsRequest) GetService() string {
@@ -5241,7 +5492,7 @@ type ServiceLogsResponse struct {
 
 func (x *ServiceLogsResponse) Reset() {
 	*x = ServiceLogsResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[83]
+	mi := &file_muster_v1_control_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5253,7 +5504,7 @@ func (x *ServiceLogsResponse) String() string {
 func (*ServiceLogsResponse) ProtoMessage() {}
 
 func (x *ServiceLogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[83]
+	mi := &file_muster_v1_control_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5266,7 +5517,7 @@ func (x *ServiceLogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceLogsResponse.ProtoReflect.Descriptor instead.
 func (*ServiceLogsResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{83}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{87}
 }
 
 func (x *ServiceLogsResponse) GetMessage() *LogMessage {
@@ -5290,7 +5541,7 @@ type TaskLogsRequest struct {
 
 func (x *TaskLogsRequest) Reset() {
 	*x = TaskLogsRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[84]
+	mi := &file_muster_v1_control_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5302,7 +5553,7 @@ func (x *TaskLogsRequest) String() string {
 func (*TaskLogsRequest) ProtoMessage() {}
 
 func (x *TaskLogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[84]
+	mi := &file_muster_v1_control_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5315,7 +5566,7 @@ func (x *TaskLogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskLogsRequest.ProtoReflect.Descriptor instead.
 func (*TaskLogsRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{84}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{88}
 }
 
 func (x *TaskLogsRequest) GetTask() string {
@@ -5349,7 +5600,7 @@ type TaskLogsResponse struct {
 
 func (x *TaskLogsResponse) Reset() {
 	*x = TaskLogsResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[85]
+	mi := &file_muster_v1_control_proto_msgTypes[89]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5361,7 +5612,7 @@ func (x *TaskLogsResponse) String() string {
 func (*TaskLogsResponse) ProtoMessage() {}
 
 func (x *TaskLogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[85]
+	mi := &file_muster_v1_control_proto_msgTypes[89]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5374,7 +5625,7 @@ func (x *TaskLogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskLogsResponse.ProtoReflect.Descriptor instead.
 func (*TaskLogsResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{85}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{89}
 }
 
 func (x *TaskLogsResponse) GetMessage() *LogMessage {
@@ -5409,7 +5660,7 @@ type LogMessage struct {
 
 func (x *LogMessage) Reset() {
 	*x = LogMessage{}
-	mi := &file_muster_v1_control_proto_msgTypes[86]
+	mi := &file_muster_v1_control_proto_msgTypes[90]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5421,7 +5672,7 @@ func (x *LogMessage) String() string {
 func (*LogMessage) ProtoMessage() {}
 
 func (x *LogMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[86]
+	mi := &file_muster_v1_control_proto_msgTypes[90]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5434,7 +5685,7 @@ func (x *LogMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogMessage.ProtoReflect.Descriptor instead.
 func (*LogMessage) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{86}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{90}
 }
 
 func (x *LogMessage) GetServiceId() string {
@@ -5516,7 +5767,7 @@ type GetJoinTokensRequest struct {
 
 func (x *GetJoinTokensRequest) Reset() {
 	*x = GetJoinTokensRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[87]
+	mi := &file_muster_v1_control_proto_msgTypes[91]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5528,7 +5779,7 @@ func (x *GetJoinTokensRequest) String() string {
 func (*GetJoinTokensRequest) ProtoMessage() {}
 
 func (x *GetJoinTokensRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[87]
+	mi := &file_muster_v1_control_proto_msgTypes[91]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5541,7 +5792,7 @@ func (x *GetJoinTokensRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetJoinTokensRequest.ProtoReflect.Descriptor instead.
 func (*GetJoinTokensRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{87}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{91}
 }
 
 // Holds the join tokens.
@@ -5555,7 +5806,7 @@ type GetJoinTokensResponse struct {
 
 func (x *GetJoinTokensResponse) Reset() {
 	*x = GetJoinTokensResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[88]
+	mi := &file_muster_v1_control_proto_msgTypes[92]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5567,7 +5818,7 @@ func (x *GetJoinTokensResponse) String() string {
 func (*GetJoinTokensResponse) ProtoMessage() {}
 
 func (x *GetJoinTokensResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[88]
+	mi := &file_muster_v1_control_proto_msgTypes[92]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5580,7 +5831,7 @@ func (x *GetJoinTokensResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetJoinTokensResponse.ProtoReflect.Descriptor instead.
 func (*GetJoinTokensResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{88}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{92}
 }
 
 func (x *GetJoinTokensResponse) GetWorker() string {
@@ -5607,7 +5858,7 @@ type RotateJoinTokenRequest struct {
 
 func (x *RotateJoinTokenRequest) Reset() {
 	*x = RotateJoinTokenRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[89]
+	mi := &file_muster_v1_control_proto_msgTypes[93]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5619,7 +5870,7 @@ func (x *RotateJoinTokenRequest) String() string {
 func (*RotateJoinTokenRequest) ProtoMessage() {}
 
 func (x *RotateJoinTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[89]
+	mi := &file_muster_v1_control_proto_msgTypes[93]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5632,7 +5883,7 @@ func (x *RotateJoinTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateJoinTokenRequest.ProtoReflect.Descriptor instead.
 func (*RotateJoinTokenRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{89}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{93}
 }
 
 func (x *RotateJoinTokenRequest) GetKind() RotateJoinTokenRequest_Kind {
@@ -5652,7 +5903,7 @@ type RotateJoinTokenResponse struct {
 
 func (x *RotateJoinTokenResponse) Reset() {
 	*x = RotateJoinTokenResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[90]
+	mi := &file_muster_v1_control_proto_msgTypes[94]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5664,7 +5915,7 @@ func (x *RotateJoinTokenResponse) String() string {
 func (*RotateJoinTokenResponse) ProtoMessage() {}
 
 func (x *RotateJoinTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[90]
+	mi := &file_muster_v1_control_proto_msgTypes[94]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5677,7 +5928,7 @@ func (x *RotateJoinTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateJoinTokenResponse.ProtoReflect.Descriptor instead.
 func (*RotateJoinTokenResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{90}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{94}
 }
 
 func (x *RotateJoinTokenResponse) GetToken() string {
@@ -5696,7 +5947,7 @@ type GetAuthorityRequest struct {
 
 func (x *GetAuthorityRequest) Reset() {
 	*x = GetAuthorityRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[91]
+	mi := &file_muster_v1_control_proto_msgTypes[95]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5708,7 +5959,7 @@ func (x *GetAuthorityRequest) String() string {
 func (*GetAuthorityRequest) ProtoMessage() {}
 
 func (x *GetAuthorityRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[91]
+	mi := &file_muster_v1_control_proto_msgTypes[95]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5721,7 +5972,7 @@ func (x *GetAuthorityRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetAuthorityRequest.ProtoReflect.Descriptor instead.
 func (*GetAuthorityRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{91}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{95}
 }
 
 // Holds the authority.
@@ -5734,7 +5985,7 @@ type GetAuthorityResponse struct {
 
 func (x *GetAuthorityResponse) Reset() {
 	*x = GetAuthorityResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[92]
+	mi := &file_muster_v1_control_proto_msgTypes[96]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5746,7 +5997,7 @@ func (x *GetAuthorityResponse) String() string {
 func (*GetAuthorityResponse) ProtoMessage() {}
 
 func (x *GetAuthorityResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[92]
+	mi := &file_muster_v1_control_proto_msgTypes[96]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5759,7 +6010,7 @@ func (x *GetAuthorityResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetAuthorityResponse.ProtoReflect.Descriptor instead.
 func (*GetAuthorityResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{92}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{96}
 }
 
 func (x *GetAuthorityResponse) GetAuthority() *Authority {
@@ -5781,7 +6032,7 @@ type RotateAuthorityRequest struct {
 
 func (x *RotateAuthorityRequest) Reset() {
 	*x = RotateAuthorityRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[93]
+	mi := &file_muster_v1_control_proto_msgTypes[97]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5793,7 +6044,7 @@ func (x *RotateAuthorityRequest) String() string {
 func (*RotateAuthorityRequest) ProtoMessage() {}
 
 func (x *RotateAuthorityRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[93]
+	mi := &file_muster_v1_control_proto_msgTypes[97]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5806,7 +6057,7 @@ func (x *RotateAuthorityRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateAuthorityRequest.ProtoReflect.Descriptor instead.
 func (*RotateAuthorityRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{93}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{97}
 }
 
 func (x *RotateAuthorityRequest) GetFinish() bool {
@@ -5826,7 +6077,7 @@ type RotateAuthorityResponse struct {
 
 func (x *RotateAuthorityResponse) Reset() {
 	*x = RotateAuthorityResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[94]
+	mi := &file_muster_v1_control_proto_msgTypes[98]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5838,7 +6089,7 @@ func (x *RotateAuthorityResponse) String() string {
 func (*RotateAuthorityResponse) ProtoMessage() {}
 
 func (x *RotateAuthorityResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[94]
+	mi := &file_muster_v1_control_proto_msgTypes[98]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5851,7 +6102,7 @@ func (x *RotateAuthorityResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateAuthorityResponse.ProtoReflect.Descriptor instead.
 func (*RotateAuthorityResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{94}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{98}
 }
 
 func (x *RotateAuthorityResponse) GetAuthority() *Authority {
@@ -5870,7 +6121,7 @@ type GetClusterKeysRequest struct {
 
 func (x *GetClusterKeysRequest) Reset() {
 	*x = GetClusterKeysRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[95]
+	mi := &file_muster_v1_control_proto_msgTypes[99]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5882,7 +6133,7 @@ func (x *GetClusterKeysRequest) String() string {
 func (*GetClusterKeysRequest) ProtoMessage() {}
 
 func (x *GetClusterKeysRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[95]
+	mi := &file_muster_v1_control_proto_msgTypes[99]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5895,7 +6146,7 @@ func (x *GetClusterKeysRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetClusterKeysRequest.ProtoReflect.Descriptor instead.
 func (*GetClusterKeysRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{95}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{99}
 }
 
 // Tells of the cluster's keys, by names that say nothing of what they are.
@@ -5904,14 +6155,17 @@ type GetClusterKeysResponse struct {
 	// The key that seals.
 	SealedWith string `protobuf:"bytes,1,opt,name=sealed_with,json=sealedWith,proto3" json:"sealed_with,omitempty"`
 	// Who has which, in order of instance.
-	Holders       []*KeyHolder `protobuf:"bytes,2,rep,name=holders,proto3" json:"holders,omitempty"`
+	Holders []*KeyHolder `protobuf:"bytes,2,rep,name=holders,proto3" json:"holders,omitempty"`
+	// How many records each other key still seals, by its name. Such a key must stay until
+	// another ResealCluster is done.
+	OtherKeys     map[string]uint64 `protobuf:"bytes,3,rep,name=other_keys,json=otherKeys,proto3" json:"other_keys,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GetClusterKeysResponse) Reset() {
 	*x = GetClusterKeysResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[96]
+	mi := &file_muster_v1_control_proto_msgTypes[100]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5923,7 +6177,7 @@ func (x *GetClusterKeysResponse) String() string {
 func (*GetClusterKeysResponse) ProtoMessage() {}
 
 func (x *GetClusterKeysResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[96]
+	mi := &file_muster_v1_control_proto_msgTypes[100]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5936,7 +6190,7 @@ func (x *GetClusterKeysResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetClusterKeysResponse.ProtoReflect.Descriptor instead.
 func (*GetClusterKeysResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{96}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{100}
 }
 
 func (x *GetClusterKeysResponse) GetSealedWith() string {
@@ -5953,7 +6207,14 @@ func (x *GetClusterKeysResponse) GetHolders() []*KeyHolder {
 	return nil
 }
 
-// KeyHolder is an apid, and the cluster's keys that it has.
+func (x *GetClusterKeysResponse) GetOtherKeys() map[string]uint64 {
+	if x != nil {
+		return x.OtherKeys
+	}
+	return nil
+}
+
+// KeyHolder is an apid or a dispatcher, and the cluster's keys that it has.
 type KeyHolder struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Instance string                 `protobuf:"bytes,1,opt,name=instance,proto3" json:"instance,omitempty"`
@@ -5961,14 +6222,16 @@ type KeyHolder struct {
 	// The first is what it would reseal with.
 	Keys []string `protobuf:"bytes,3,rep,name=keys,proto3" json:"keys,omitempty"`
 	// Why that is not known. Empty: it is.
-	Problem       string `protobuf:"bytes,4,opt,name=problem,proto3" json:"problem,omitempty"`
+	Problem string `protobuf:"bytes,4,opt,name=problem,proto3" json:"problem,omitempty"`
+	// "apid" or "dispatcherd".
+	Daemon        string `protobuf:"bytes,5,opt,name=daemon,proto3" json:"daemon,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *KeyHolder) Reset() {
 	*x = KeyHolder{}
-	mi := &file_muster_v1_control_proto_msgTypes[97]
+	mi := &file_muster_v1_control_proto_msgTypes[101]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5980,7 +6243,7 @@ func (x *KeyHolder) String() string {
 func (*KeyHolder) ProtoMessage() {}
 
 func (x *KeyHolder) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[97]
+	mi := &file_muster_v1_control_proto_msgTypes[101]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5993,7 +6256,7 @@ func (x *KeyHolder) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyHolder.ProtoReflect.Descriptor instead.
 func (*KeyHolder) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{97}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{101}
 }
 
 func (x *KeyHolder) GetInstance() string {
@@ -6024,6 +6287,13 @@ func (x *KeyHolder) GetProblem() string {
 	return ""
 }
 
+func (x *KeyHolder) GetDaemon() string {
+	if x != nil {
+		return x.Daemon
+	}
+	return ""
+}
+
 // Asks to seal with another key.
 type ResealClusterRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -6033,7 +6303,7 @@ type ResealClusterRequest struct {
 
 func (x *ResealClusterRequest) Reset() {
 	*x = ResealClusterRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[98]
+	mi := &file_muster_v1_control_proto_msgTypes[102]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6045,7 +6315,7 @@ func (x *ResealClusterRequest) String() string {
 func (*ResealClusterRequest) ProtoMessage() {}
 
 func (x *ResealClusterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[98]
+	mi := &file_muster_v1_control_proto_msgTypes[102]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6058,7 +6328,7 @@ func (x *ResealClusterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResealClusterRequest.ProtoReflect.Descriptor instead.
 func (*ResealClusterRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{98}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{102}
 }
 
 // Tells of the cluster's keys as they are now.
@@ -6074,7 +6344,7 @@ type ResealClusterResponse struct {
 
 func (x *ResealClusterResponse) Reset() {
 	*x = ResealClusterResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[99]
+	mi := &file_muster_v1_control_proto_msgTypes[103]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6086,7 +6356,7 @@ func (x *ResealClusterResponse) String() string {
 func (*ResealClusterResponse) ProtoMessage() {}
 
 func (x *ResealClusterResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[99]
+	mi := &file_muster_v1_control_proto_msgTypes[103]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6099,7 +6369,7 @@ func (x *ResealClusterResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResealClusterResponse.ProtoReflect.Descriptor instead.
 func (*ResealClusterResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{99}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{103}
 }
 
 func (x *ResealClusterResponse) GetSealedWith() string {
@@ -6139,7 +6409,7 @@ type Authority struct {
 
 func (x *Authority) Reset() {
 	*x = Authority{}
-	mi := &file_muster_v1_control_proto_msgTypes[100]
+	mi := &file_muster_v1_control_proto_msgTypes[104]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6151,7 +6421,7 @@ func (x *Authority) String() string {
 func (*Authority) ProtoMessage() {}
 
 func (x *Authority) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[100]
+	mi := &file_muster_v1_control_proto_msgTypes[104]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6164,7 +6434,7 @@ func (x *Authority) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Authority.ProtoReflect.Descriptor instead.
 func (*Authority) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{100}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{104}
 }
 
 func (x *Authority) GetDomain() string {
@@ -6208,7 +6478,7 @@ type RootRotation struct {
 
 func (x *RootRotation) Reset() {
 	*x = RootRotation{}
-	mi := &file_muster_v1_control_proto_msgTypes[101]
+	mi := &file_muster_v1_control_proto_msgTypes[105]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6220,7 +6490,7 @@ func (x *RootRotation) String() string {
 func (*RootRotation) ProtoMessage() {}
 
 func (x *RootRotation) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[101]
+	mi := &file_muster_v1_control_proto_msgTypes[105]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6233,7 +6503,7 @@ func (x *RootRotation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RootRotation.ProtoReflect.Descriptor instead.
 func (*RootRotation) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{101}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{105}
 }
 
 func (x *RootRotation) GetStartedAt() *timestamppb.Timestamp {
@@ -6297,7 +6567,7 @@ type ApiToken struct {
 
 func (x *ApiToken) Reset() {
 	*x = ApiToken{}
-	mi := &file_muster_v1_control_proto_msgTypes[102]
+	mi := &file_muster_v1_control_proto_msgTypes[106]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6309,7 +6579,7 @@ func (x *ApiToken) String() string {
 func (*ApiToken) ProtoMessage() {}
 
 func (x *ApiToken) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[102]
+	mi := &file_muster_v1_control_proto_msgTypes[106]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6322,7 +6592,7 @@ func (x *ApiToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApiToken.ProtoReflect.Descriptor instead.
 func (*ApiToken) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{102}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{106}
 }
 
 func (x *ApiToken) GetId() string {
@@ -6381,7 +6651,7 @@ type CreateTokenRequest struct {
 
 func (x *CreateTokenRequest) Reset() {
 	*x = CreateTokenRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[103]
+	mi := &file_muster_v1_control_proto_msgTypes[107]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6393,7 +6663,7 @@ func (x *CreateTokenRequest) String() string {
 func (*CreateTokenRequest) ProtoMessage() {}
 
 func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[103]
+	mi := &file_muster_v1_control_proto_msgTypes[107]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6406,7 +6676,7 @@ func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenRequest.ProtoReflect.Descriptor instead.
 func (*CreateTokenRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{103}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{107}
 }
 
 func (x *CreateTokenRequest) GetName() string {
@@ -6441,7 +6711,7 @@ type CreateTokenResponse struct {
 
 func (x *CreateTokenResponse) Reset() {
 	*x = CreateTokenResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[104]
+	mi := &file_muster_v1_control_proto_msgTypes[108]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6453,7 +6723,7 @@ func (x *CreateTokenResponse) String() string {
 func (*CreateTokenResponse) ProtoMessage() {}
 
 func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[104]
+	mi := &file_muster_v1_control_proto_msgTypes[108]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6466,7 +6736,7 @@ func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenResponse.ProtoReflect.Descriptor instead.
 func (*CreateTokenResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{104}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{108}
 }
 
 func (x *CreateTokenResponse) GetToken() *ApiToken {
@@ -6492,7 +6762,7 @@ type ListTokensRequest struct {
 
 func (x *ListTokensRequest) Reset() {
 	*x = ListTokensRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[105]
+	mi := &file_muster_v1_control_proto_msgTypes[109]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6504,7 +6774,7 @@ func (x *ListTokensRequest) String() string {
 func (*ListTokensRequest) ProtoMessage() {}
 
 func (x *ListTokensRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[105]
+	mi := &file_muster_v1_control_proto_msgTypes[109]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6517,7 +6787,7 @@ func (x *ListTokensRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTokensRequest.ProtoReflect.Descriptor instead.
 func (*ListTokensRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{105}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{109}
 }
 
 // Holds all tokens, in order of id.
@@ -6530,7 +6800,7 @@ type ListTokensResponse struct {
 
 func (x *ListTokensResponse) Reset() {
 	*x = ListTokensResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[106]
+	mi := &file_muster_v1_control_proto_msgTypes[110]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6542,7 +6812,7 @@ func (x *ListTokensResponse) String() string {
 func (*ListTokensResponse) ProtoMessage() {}
 
 func (x *ListTokensResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[106]
+	mi := &file_muster_v1_control_proto_msgTypes[110]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6555,7 +6825,7 @@ func (x *ListTokensResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTokensResponse.ProtoReflect.Descriptor instead.
 func (*ListTokensResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{106}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{110}
 }
 
 func (x *ListTokensResponse) GetTokens() []*ApiToken {
@@ -6575,7 +6845,7 @@ type RemoveTokenRequest struct {
 
 func (x *RemoveTokenRequest) Reset() {
 	*x = RemoveTokenRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[107]
+	mi := &file_muster_v1_control_proto_msgTypes[111]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6587,7 +6857,7 @@ func (x *RemoveTokenRequest) String() string {
 func (*RemoveTokenRequest) ProtoMessage() {}
 
 func (x *RemoveTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[107]
+	mi := &file_muster_v1_control_proto_msgTypes[111]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6600,7 +6870,7 @@ func (x *RemoveTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveTokenRequest.ProtoReflect.Descriptor instead.
 func (*RemoveTokenRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{107}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{111}
 }
 
 func (x *RemoveTokenRequest) GetToken() string {
@@ -6619,7 +6889,7 @@ type RemoveTokenResponse struct {
 
 func (x *RemoveTokenResponse) Reset() {
 	*x = RemoveTokenResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[108]
+	mi := &file_muster_v1_control_proto_msgTypes[112]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6631,7 +6901,7 @@ func (x *RemoveTokenResponse) String() string {
 func (*RemoveTokenResponse) ProtoMessage() {}
 
 func (x *RemoveTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[108]
+	mi := &file_muster_v1_control_proto_msgTypes[112]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6644,7 +6914,7 @@ func (x *RemoveTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveTokenResponse.ProtoReflect.Descriptor instead.
 func (*RemoveTokenResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{108}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{112}
 }
 
 // Asks for a person's certificate.
@@ -6665,7 +6935,7 @@ type CreateCertificateRequest struct {
 
 func (x *CreateCertificateRequest) Reset() {
 	*x = CreateCertificateRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[109]
+	mi := &file_muster_v1_control_proto_msgTypes[113]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6677,7 +6947,7 @@ func (x *CreateCertificateRequest) String() string {
 func (*CreateCertificateRequest) ProtoMessage() {}
 
 func (x *CreateCertificateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[109]
+	mi := &file_muster_v1_control_proto_msgTypes[113]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6690,7 +6960,7 @@ func (x *CreateCertificateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateCertificateRequest.ProtoReflect.Descriptor instead.
 func (*CreateCertificateRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{109}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{113}
 }
 
 func (x *CreateCertificateRequest) GetName() string {
@@ -6736,7 +7006,7 @@ type CreateCertificateResponse struct {
 
 func (x *CreateCertificateResponse) Reset() {
 	*x = CreateCertificateResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[110]
+	mi := &file_muster_v1_control_proto_msgTypes[114]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6748,7 +7018,7 @@ func (x *CreateCertificateResponse) String() string {
 func (*CreateCertificateResponse) ProtoMessage() {}
 
 func (x *CreateCertificateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[110]
+	mi := &file_muster_v1_control_proto_msgTypes[114]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6761,7 +7031,7 @@ func (x *CreateCertificateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateCertificateResponse.ProtoReflect.Descriptor instead.
 func (*CreateCertificateResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{110}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{114}
 }
 
 func (x *CreateCertificateResponse) GetCertificate() string {
@@ -6954,6 +7224,12 @@ const file_muster_v1_control_proto_rawDesc = "" +
 	"\aversion\x18\x02 \x01(\x04R\aversion\x12)\n" +
 	"\x04spec\x18\x03 \x01(\v2\x15.muster.v1.SecretSpecR\x04spec\"A\n" +
 	"\x14UpdateSecretResponse\x12)\n" +
+	"\x06secret\x18\x01 \x01(\v2\x11.muster.v1.SecretR\x06secret\"[\n" +
+	"\x13RotateSecretRequest\x12\x16\n" +
+	"\x06secret\x18\x01 \x01(\tR\x06secret\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\x04R\aversion\x12\x12\n" +
+	"\x04data\x18\x03 \x01(\fR\x04data\"A\n" +
+	"\x14RotateSecretResponse\x12)\n" +
 	"\x06secret\x18\x01 \x01(\v2\x11.muster.v1.SecretR\x06secret\"-\n" +
 	"\x13RemoveSecretRequest\x12\x16\n" +
 	"\x06secret\x18\x01 \x01(\tR\x06secret\"\x16\n" +
@@ -6983,6 +7259,12 @@ const file_muster_v1_control_proto_rawDesc = "" +
 	"\aversion\x18\x02 \x01(\x04R\aversion\x12)\n" +
 	"\x04spec\x18\x03 \x01(\v2\x15.muster.v1.ConfigSpecR\x04spec\"A\n" +
 	"\x14UpdateConfigResponse\x12)\n" +
+	"\x06config\x18\x01 \x01(\v2\x11.muster.v1.ConfigR\x06config\"[\n" +
+	"\x13RotateConfigRequest\x12\x16\n" +
+	"\x06config\x18\x01 \x01(\tR\x06config\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\x04R\aversion\x12\x12\n" +
+	"\x04data\x18\x03 \x01(\fR\x04data\"A\n" +
+	"\x14RotateConfigResponse\x12)\n" +
 	"\x06config\x18\x01 \x01(\v2\x11.muster.v1.ConfigR\x06config\"-\n" +
 	"\x13RemoveConfigRequest\x12\x16\n" +
 	"\x06config\x18\x01 \x01(\tR\x06config\"\x16\n" +
@@ -7068,7 +7350,7 @@ const file_muster_v1_control_proto_rawDesc = "" +
 	"\x05modes\x18\x0f \x03(\x0e2\x16.muster.v1.ServiceModeR\x05modes\"a\n" +
 	"\rWatchResponse\x12-\n" +
 	"\x06events\x18\x01 \x03(\v2\x15.muster.v1.WatchEventR\x06events\x12!\n" +
-	"\fresume_token\x18\x02 \x01(\tR\vresumeToken\"\xf4\x05\n" +
+	"\fresume_token\x18\x02 \x01(\tR\vresumeToken\"\xd5\x06\n" +
 	"\n" +
 	"WatchEvent\x12.\n" +
 	"\x06action\x18\x01 \x01(\x0e2\x16.muster.v1.WatchActionR\x06action\x12)\n" +
@@ -7080,7 +7362,8 @@ const file_muster_v1_control_proto_rawDesc = "" +
 	"\x04node\x18\a \x01(\v2\x0f.muster.v1.NodeH\x00R\x04node\x12.\n" +
 	"\acluster\x18\b \x01(\v2\x12.muster.v1.ClusterH\x00R\acluster\x12+\n" +
 	"\x06config\x18\r \x01(\v2\x11.muster.v1.ConfigH\x00R\x06config\x12.\n" +
-	"\anetwork\x18\x0f \x01(\v2\x12.muster.v1.NetworkH\x00R\anetwork\x125\n" +
+	"\anetwork\x18\x0f \x01(\v2\x12.muster.v1.NetworkH\x00R\anetwork\x12+\n" +
+	"\x06secret\x18\x11 \x01(\v2\x11.muster.v1.SecretH\x00R\x06secret\x125\n" +
 	"\vold_service\x18\t \x01(\v2\x12.muster.v1.ServiceH\x01R\n" +
 	"oldService\x12,\n" +
 	"\bold_task\x18\n" +
@@ -7091,7 +7374,9 @@ const file_muster_v1_control_proto_rawDesc = "" +
 	"\n" +
 	"old_config\x18\x0e \x01(\v2\x11.muster.v1.ConfigH\x01R\toldConfig\x125\n" +
 	"\vold_network\x18\x10 \x01(\v2\x12.muster.v1.NetworkH\x01R\n" +
-	"oldNetworkB\b\n" +
+	"oldNetwork\x122\n" +
+	"\n" +
+	"old_secret\x18\x12 \x01(\v2\x11.muster.v1.SecretH\x01R\toldSecretB\b\n" +
 	"\x06objectB\x05\n" +
 	"\x03old\"\xb8\x01\n" +
 	"\n" +
@@ -7146,16 +7431,22 @@ const file_muster_v1_control_proto_rawDesc = "" +
 	"\x06finish\x18\x01 \x01(\bR\x06finish\"M\n" +
 	"\x17RotateAuthorityResponse\x122\n" +
 	"\tauthority\x18\x01 \x01(\v2\x14.muster.v1.AuthorityR\tauthority\"\x17\n" +
-	"\x15GetClusterKeysRequest\"i\n" +
+	"\x15GetClusterKeysRequest\"\xf8\x01\n" +
 	"\x16GetClusterKeysResponse\x12\x1f\n" +
 	"\vsealed_with\x18\x01 \x01(\tR\n" +
 	"sealedWith\x12.\n" +
-	"\aholders\x18\x02 \x03(\v2\x14.muster.v1.KeyHolderR\aholders\"o\n" +
+	"\aholders\x18\x02 \x03(\v2\x14.muster.v1.KeyHolderR\aholders\x12O\n" +
+	"\n" +
+	"other_keys\x18\x03 \x03(\v20.muster.v1.GetClusterKeysResponse.OtherKeysEntryR\totherKeys\x1a<\n" +
+	"\x0eOtherKeysEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\x87\x01\n" +
 	"\tKeyHolder\x12\x1a\n" +
 	"\binstance\x18\x01 \x01(\tR\binstance\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x12\n" +
 	"\x04keys\x18\x03 \x03(\tR\x04keys\x12\x18\n" +
-	"\aproblem\x18\x04 \x01(\tR\aproblem\"\x16\n" +
+	"\aproblem\x18\x04 \x01(\tR\aproblem\x12\x16\n" +
+	"\x06daemon\x18\x05 \x01(\tR\x06daemon\"\x16\n" +
 	"\x14ResealClusterRequest\"\x80\x01\n" +
 	"\x15ResealClusterResponse\x12\x1f\n" +
 	"\vsealed_with\x18\x01 \x01(\tR\n" +
@@ -7246,7 +7537,7 @@ const file_muster_v1_control_proto_rawDesc = "" +
 	"\n" +
 	"\x06STDOUT\x10\x01\x12\n" +
 	"\n" +
-	"\x06STDERR\x10\x022\xeb/\n" +
+	"\x06STDERR\x10\x022\xfd1\n" +
 	"\x0eControlService\x12~\n" +
 	"\rCreateService\x12\x1f.muster.v1.CreateServiceRequest\x1a .muster.v1.CreateServiceResponse\"*\xe2\xe0\x18\x03\n" +
 	"\x01\x02\x82\xd3\xe4\x93\x02\x1d:\x04specb\aservice\"\f/v1/services\x12y\n" +
@@ -7298,7 +7589,9 @@ const file_muster_v1_control_proto_rawDesc = "" +
 	"\vListSecrets\x12\x1d.muster.v1.ListSecretsRequest\x1a\x1e.muster.v1.ListSecretsResponse\"\x1a\xe2\xe0\x18\x03\n" +
 	"\x01\x01\x82\xd3\xe4\x93\x02\r\x12\v/v1/secrets\x12\x82\x01\n" +
 	"\fUpdateSecret\x12\x1e.muster.v1.UpdateSecretRequest\x1a\x1f.muster.v1.UpdateSecretResponse\"1\xe2\xe0\x18\x03\n" +
-	"\x01\x02\x82\xd3\xe4\x93\x02$:\x04specb\x06secret\x1a\x14/v1/secrets/{secret}\x12t\n" +
+	"\x01\x02\x82\xd3\xe4\x93\x02$:\x04specb\x06secret\x1a\x14/v1/secrets/{secret}\x12\x86\x01\n" +
+	"\fRotateSecret\x12\x1e.muster.v1.RotateSecretRequest\x1a\x1f.muster.v1.RotateSecretResponse\"5\xe2\xe0\x18\x03\n" +
+	"\x01\x02\x82\xd3\xe4\x93\x02(:\x01*b\x06secret\"\x1b/v1/secrets/{secret}:rotate\x12t\n" +
 	"\fRemoveSecret\x12\x1e.muster.v1.RemoveSecretRequest\x1a\x1f.muster.v1.RemoveSecretResponse\"#\xe2\xe0\x18\x03\n" +
 	"\x01\x02\x82\xd3\xe4\x93\x02\x16*\x14/v1/secrets/{secret}\x12y\n" +
 	"\fCreateConfig\x12\x1e.muster.v1.CreateConfigRequest\x1a\x1f.muster.v1.CreateConfigResponse\"(\xe2\xe0\x18\x03\n" +
@@ -7308,7 +7601,9 @@ const file_muster_v1_control_proto_rawDesc = "" +
 	"\vListConfigs\x12\x1d.muster.v1.ListConfigsRequest\x1a\x1e.muster.v1.ListConfigsResponse\"\x1a\xe2\xe0\x18\x03\n" +
 	"\x01\x01\x82\xd3\xe4\x93\x02\r\x12\v/v1/configs\x12\x82\x01\n" +
 	"\fUpdateConfig\x12\x1e.muster.v1.UpdateConfigRequest\x1a\x1f.muster.v1.UpdateConfigResponse\"1\xe2\xe0\x18\x03\n" +
-	"\x01\x02\x82\xd3\xe4\x93\x02$:\x04specb\x06config\x1a\x14/v1/configs/{config}\x12t\n" +
+	"\x01\x02\x82\xd3\xe4\x93\x02$:\x04specb\x06config\x1a\x14/v1/configs/{config}\x12\x86\x01\n" +
+	"\fRotateConfig\x12\x1e.muster.v1.RotateConfigRequest\x1a\x1f.muster.v1.RotateConfigResponse\"5\xe2\xe0\x18\x03\n" +
+	"\x01\x02\x82\xd3\xe4\x93\x02(:\x01*b\x06config\"\x1b/v1/configs/{config}:rotate\x12t\n" +
 	"\fRemoveConfig\x12\x1e.muster.v1.RemoveConfigRequest\x1a\x1f.muster.v1.RemoveConfigResponse\"#\xe2\xe0\x18\x03\n" +
 	"\x01\x02\x82\xd3\xe4\x93\x02\x16*\x14/v1/configs/{config}\x12y\n" +
 	"\fCreateVolume\x12\x1e.muster.v1.CreateVolumeRequest\x1a\x1f.muster.v1.CreateVolumeResponse\"(\xe2\xe0\x18\x03\n" +
@@ -7373,7 +7668,7 @@ func file_muster_v1_control_proto_rawDescGZIP() []byte {
 }
 
 var file_muster_v1_control_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_muster_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 111)
+var file_muster_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 116)
 var file_muster_v1_control_proto_goTypes = []any{
 	(ServiceMode)(0),                  // 0: muster.v1.ServiceMode
 	(ObjectKind)(0),                   // 1: muster.v1.ObjectKind
@@ -7427,308 +7722,322 @@ var file_muster_v1_control_proto_goTypes = []any{
 	(*ListSecretsResponse)(nil),       // 49: muster.v1.ListSecretsResponse
 	(*UpdateSecretRequest)(nil),       // 50: muster.v1.UpdateSecretRequest
 	(*UpdateSecretResponse)(nil),      // 51: muster.v1.UpdateSecretResponse
-	(*RemoveSecretRequest)(nil),       // 52: muster.v1.RemoveSecretRequest
-	(*RemoveSecretResponse)(nil),      // 53: muster.v1.RemoveSecretResponse
-	(*CreateConfigRequest)(nil),       // 54: muster.v1.CreateConfigRequest
-	(*CreateConfigResponse)(nil),      // 55: muster.v1.CreateConfigResponse
-	(*GetConfigRequest)(nil),          // 56: muster.v1.GetConfigRequest
-	(*GetConfigResponse)(nil),         // 57: muster.v1.GetConfigResponse
-	(*ListConfigsRequest)(nil),        // 58: muster.v1.ListConfigsRequest
-	(*ListConfigsResponse)(nil),       // 59: muster.v1.ListConfigsResponse
-	(*UpdateConfigRequest)(nil),       // 60: muster.v1.UpdateConfigRequest
-	(*UpdateConfigResponse)(nil),      // 61: muster.v1.UpdateConfigResponse
-	(*RemoveConfigRequest)(nil),       // 62: muster.v1.RemoveConfigRequest
-	(*RemoveConfigResponse)(nil),      // 63: muster.v1.RemoveConfigResponse
-	(*CreateVolumeRequest)(nil),       // 64: muster.v1.CreateVolumeRequest
-	(*CreateVolumeResponse)(nil),      // 65: muster.v1.CreateVolumeResponse
-	(*GetVolumeRequest)(nil),          // 66: muster.v1.GetVolumeRequest
-	(*GetVolumeResponse)(nil),         // 67: muster.v1.GetVolumeResponse
-	(*ListVolumesRequest)(nil),        // 68: muster.v1.ListVolumesRequest
-	(*ListVolumesResponse)(nil),       // 69: muster.v1.ListVolumesResponse
-	(*UpdateVolumeRequest)(nil),       // 70: muster.v1.UpdateVolumeRequest
-	(*UpdateVolumeResponse)(nil),      // 71: muster.v1.UpdateVolumeResponse
-	(*RemoveVolumeRequest)(nil),       // 72: muster.v1.RemoveVolumeRequest
-	(*RemoveVolumeResponse)(nil),      // 73: muster.v1.RemoveVolumeResponse
-	(*GetClusterRequest)(nil),         // 74: muster.v1.GetClusterRequest
-	(*GetClusterResponse)(nil),        // 75: muster.v1.GetClusterResponse
-	(*GetClusterStatusRequest)(nil),   // 76: muster.v1.GetClusterStatusRequest
-	(*GetClusterStatusResponse)(nil),  // 77: muster.v1.GetClusterStatusResponse
-	(*UpdateClusterRequest)(nil),      // 78: muster.v1.UpdateClusterRequest
-	(*UpdateClusterResponse)(nil),     // 79: muster.v1.UpdateClusterResponse
-	(*ListPluginsRequest)(nil),        // 80: muster.v1.ListPluginsRequest
-	(*ListPluginsResponse)(nil),       // 81: muster.v1.ListPluginsResponse
-	(*NodePlugin)(nil),                // 82: muster.v1.NodePlugin
-	(*WatchRequest)(nil),              // 83: muster.v1.WatchRequest
-	(*WatchResponse)(nil),             // 84: muster.v1.WatchResponse
-	(*WatchEvent)(nil),                // 85: muster.v1.WatchEvent
-	(*LogOptions)(nil),                // 86: muster.v1.LogOptions
-	(*ServiceLogsRequest)(nil),        // 87: muster.v1.ServiceLogsRequest
-	(*ServiceLogsResponse)(nil),       // 88: muster.v1.ServiceLogsResponse
-	(*TaskLogsRequest)(nil),           // 89: muster.v1.TaskLogsRequest
-	(*TaskLogsResponse)(nil),          // 90: muster.v1.TaskLogsResponse
-	(*LogMessage)(nil),                // 91: muster.v1.LogMessage
-	(*GetJoinTokensRequest)(nil),      // 92: muster.v1.GetJoinTokensRequest
-	(*GetJoinTokensResponse)(nil),     // 93: muster.v1.GetJoinTokensResponse
-	(*RotateJoinTokenRequest)(nil),    // 94: muster.v1.RotateJoinTokenRequest
-	(*RotateJoinTokenResponse)(nil),   // 95: muster.v1.RotateJoinTokenResponse
-	(*GetAuthorityRequest)(nil),       // 96: muster.v1.GetAuthorityRequest
-	(*GetAuthorityResponse)(nil),      // 97: muster.v1.GetAuthorityResponse
-	(*RotateAuthorityRequest)(nil),    // 98: muster.v1.RotateAuthorityRequest
-	(*RotateAuthorityResponse)(nil),   // 99: muster.v1.RotateAuthorityResponse
-	(*GetClusterKeysRequest)(nil),     // 100: muster.v1.GetClusterKeysRequest
-	(*GetClusterKeysResponse)(nil),    // 101: muster.v1.GetClusterKeysResponse
-	(*KeyHolder)(nil),                 // 102: muster.v1.KeyHolder
-	(*ResealClusterRequest)(nil),      // 103: muster.v1.ResealClusterRequest
-	(*ResealClusterResponse)(nil),     // 104: muster.v1.ResealClusterResponse
-	(*Authority)(nil),                 // 105: muster.v1.Authority
-	(*RootRotation)(nil),              // 106: muster.v1.RootRotation
-	(*ApiToken)(nil),                  // 107: muster.v1.ApiToken
-	(*CreateTokenRequest)(nil),        // 108: muster.v1.CreateTokenRequest
-	(*CreateTokenResponse)(nil),       // 109: muster.v1.CreateTokenResponse
-	(*ListTokensRequest)(nil),         // 110: muster.v1.ListTokensRequest
-	(*ListTokensResponse)(nil),        // 111: muster.v1.ListTokensResponse
-	(*RemoveTokenRequest)(nil),        // 112: muster.v1.RemoveTokenRequest
-	(*RemoveTokenResponse)(nil),       // 113: muster.v1.RemoveTokenResponse
-	(*CreateCertificateRequest)(nil),  // 114: muster.v1.CreateCertificateRequest
-	(*CreateCertificateResponse)(nil), // 115: muster.v1.CreateCertificateResponse
-	(*ServiceSpec)(nil),               // 116: muster.v1.ServiceSpec
-	(*Service)(nil),                   // 117: muster.v1.Service
-	(*Task)(nil),                      // 118: muster.v1.Task
-	(TaskState)(0),                    // 119: muster.v1.TaskState
-	(*Node)(nil),                      // 120: muster.v1.Node
-	(NodeStatus_State)(0),             // 121: muster.v1.NodeStatus.State
-	(NodeSpec_Availability)(0),        // 122: muster.v1.NodeSpec.Availability
-	(NodeSpec_Role)(0),                // 123: muster.v1.NodeSpec.Role
-	(*NodeSpec)(nil),                  // 124: muster.v1.NodeSpec
-	(*NetworkSpec)(nil),               // 125: muster.v1.NetworkSpec
-	(*Network)(nil),                   // 126: muster.v1.Network
-	(*NetworkCheck)(nil),              // 127: muster.v1.NetworkCheck
-	(*SecretSpec)(nil),                // 128: muster.v1.SecretSpec
-	(*Secret)(nil),                    // 129: muster.v1.Secret
-	(*ConfigSpec)(nil),                // 130: muster.v1.ConfigSpec
-	(*Config)(nil),                    // 131: muster.v1.Config
-	(*VolumeSpec)(nil),                // 132: muster.v1.VolumeSpec
-	(*Volume)(nil),                    // 133: muster.v1.Volume
-	(*Cluster)(nil),                   // 134: muster.v1.Cluster
-	(*StoreStatus)(nil),               // 135: muster.v1.StoreStatus
-	(*DaemonInstance)(nil),            // 136: muster.v1.DaemonInstance
-	(*SubsystemStatus)(nil),           // 137: muster.v1.SubsystemStatus
-	(*NodeSummary)(nil),               // 138: muster.v1.NodeSummary
-	(*ClusterSpec)(nil),               // 139: muster.v1.ClusterSpec
-	(*ExecutorDescription)(nil),       // 140: muster.v1.ExecutorDescription
-	(*NetworkDriverDescription)(nil),  // 141: muster.v1.NetworkDriverDescription
-	(*timestamppb.Timestamp)(nil),     // 142: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),       // 143: google.protobuf.Duration
+	(*RotateSecretRequest)(nil),       // 52: muster.v1.RotateSecretRequest
+	(*RotateSecretResponse)(nil),      // 53: muster.v1.RotateSecretResponse
+	(*RemoveSecretRequest)(nil),       // 54: muster.v1.RemoveSecretRequest
+	(*RemoveSecretResponse)(nil),      // 55: muster.v1.RemoveSecretResponse
+	(*CreateConfigRequest)(nil),       // 56: muster.v1.CreateConfigRequest
+	(*CreateConfigResponse)(nil),      // 57: muster.v1.CreateConfigResponse
+	(*GetConfigRequest)(nil),          // 58: muster.v1.GetConfigRequest
+	(*GetConfigResponse)(nil),         // 59: muster.v1.GetConfigResponse
+	(*ListConfigsRequest)(nil),        // 60: muster.v1.ListConfigsRequest
+	(*ListConfigsResponse)(nil),       // 61: muster.v1.ListConfigsResponse
+	(*UpdateConfigRequest)(nil),       // 62: muster.v1.UpdateConfigRequest
+	(*UpdateConfigResponse)(nil),      // 63: muster.v1.UpdateConfigResponse
+	(*RotateConfigRequest)(nil),       // 64: muster.v1.RotateConfigRequest
+	(*RotateConfigResponse)(nil),      // 65: muster.v1.RotateConfigResponse
+	(*RemoveConfigRequest)(nil),       // 66: muster.v1.RemoveConfigRequest
+	(*RemoveConfigResponse)(nil),      // 67: muster.v1.RemoveConfigResponse
+	(*CreateVolumeRequest)(nil),       // 68: muster.v1.CreateVolumeRequest
+	(*CreateVolumeResponse)(nil),      // 69: muster.v1.CreateVolumeResponse
+	(*GetVolumeRequest)(nil),          // 70: muster.v1.GetVolumeRequest
+	(*GetVolumeResponse)(nil),         // 71: muster.v1.GetVolumeResponse
+	(*ListVolumesRequest)(nil),        // 72: muster.v1.ListVolumesRequest
+	(*ListVolumesResponse)(nil),       // 73: muster.v1.ListVolumesResponse
+	(*UpdateVolumeRequest)(nil),       // 74: muster.v1.UpdateVolumeRequest
+	(*UpdateVolumeResponse)(nil),      // 75: muster.v1.UpdateVolumeResponse
+	(*RemoveVolumeRequest)(nil),       // 76: muster.v1.RemoveVolumeRequest
+	(*RemoveVolumeResponse)(nil),      // 77: muster.v1.RemoveVolumeResponse
+	(*GetClusterRequest)(nil),         // 78: muster.v1.GetClusterRequest
+	(*GetClusterResponse)(nil),        // 79: muster.v1.GetClusterResponse
+	(*GetClusterStatusRequest)(nil),   // 80: muster.v1.GetClusterStatusRequest
+	(*GetClusterStatusResponse)(nil),  // 81: muster.v1.GetClusterStatusResponse
+	(*UpdateClusterRequest)(nil),      // 82: muster.v1.UpdateClusterRequest
+	(*UpdateClusterResponse)(nil),     // 83: muster.v1.UpdateClusterResponse
+	(*ListPluginsRequest)(nil),        // 84: muster.v1.ListPluginsRequest
+	(*ListPluginsResponse)(nil),       // 85: muster.v1.ListPluginsResponse
+	(*NodePlugin)(nil),                // 86: muster.v1.NodePlugin
+	(*WatchRequest)(nil),              // 87: muster.v1.WatchRequest
+	(*WatchResponse)(nil),             // 88: muster.v1.WatchResponse
+	(*WatchEvent)(nil),                // 89: muster.v1.WatchEvent
+	(*LogOptions)(nil),                // 90: muster.v1.LogOptions
+	(*ServiceLogsRequest)(nil),        // 91: muster.v1.ServiceLogsRequest
+	(*ServiceLogsResponse)(nil),       // 92: muster.v1.ServiceLogsResponse
+	(*TaskLogsRequest)(nil),           // 93: muster.v1.TaskLogsRequest
+	(*TaskLogsResponse)(nil),          // 94: muster.v1.TaskLogsResponse
+	(*LogMessage)(nil),                // 95: muster.v1.LogMessage
+	(*GetJoinTokensRequest)(nil),      // 96: muster.v1.GetJoinTokensRequest
+	(*GetJoinTokensResponse)(nil),     // 97: muster.v1.GetJoinTokensResponse
+	(*RotateJoinTokenRequest)(nil),    // 98: muster.v1.RotateJoinTokenRequest
+	(*RotateJoinTokenResponse)(nil),   // 99: muster.v1.RotateJoinTokenResponse
+	(*GetAuthorityRequest)(nil),       // 100: muster.v1.GetAuthorityRequest
+	(*GetAuthorityResponse)(nil),      // 101: muster.v1.GetAuthorityResponse
+	(*RotateAuthorityRequest)(nil),    // 102: muster.v1.RotateAuthorityRequest
+	(*RotateAuthorityResponse)(nil),   // 103: muster.v1.RotateAuthorityResponse
+	(*GetClusterKeysRequest)(nil),     // 104: muster.v1.GetClusterKeysRequest
+	(*GetClusterKeysResponse)(nil),    // 105: muster.v1.GetClusterKeysResponse
+	(*KeyHolder)(nil),                 // 106: muster.v1.KeyHolder
+	(*ResealClusterRequest)(nil),      // 107: muster.v1.ResealClusterRequest
+	(*ResealClusterResponse)(nil),     // 108: muster.v1.ResealClusterResponse
+	(*Authority)(nil),                 // 109: muster.v1.Authority
+	(*RootRotation)(nil),              // 110: muster.v1.RootRotation
+	(*ApiToken)(nil),                  // 111: muster.v1.ApiToken
+	(*CreateTokenRequest)(nil),        // 112: muster.v1.CreateTokenRequest
+	(*CreateTokenResponse)(nil),       // 113: muster.v1.CreateTokenResponse
+	(*ListTokensRequest)(nil),         // 114: muster.v1.ListTokensRequest
+	(*ListTokensResponse)(nil),        // 115: muster.v1.ListTokensResponse
+	(*RemoveTokenRequest)(nil),        // 116: muster.v1.RemoveTokenRequest
+	(*RemoveTokenResponse)(nil),       // 117: muster.v1.RemoveTokenResponse
+	(*CreateCertificateRequest)(nil),  // 118: muster.v1.CreateCertificateRequest
+	(*CreateCertificateResponse)(nil), // 119: muster.v1.CreateCertificateResponse
+	nil,                               // 120: muster.v1.GetClusterKeysResponse.OtherKeysEntry
+	(*ServiceSpec)(nil),               // 121: muster.v1.ServiceSpec
+	(*Service)(nil),                   // 122: muster.v1.Service
+	(*Task)(nil),                      // 123: muster.v1.Task
+	(TaskState)(0),                    // 124: muster.v1.TaskState
+	(*Node)(nil),                      // 125: muster.v1.Node
+	(NodeStatus_State)(0),             // 126: muster.v1.NodeStatus.State
+	(NodeSpec_Availability)(0),        // 127: muster.v1.NodeSpec.Availability
+	(NodeSpec_Role)(0),                // 128: muster.v1.NodeSpec.Role
+	(*NodeSpec)(nil),                  // 129: muster.v1.NodeSpec
+	(*NetworkSpec)(nil),               // 130: muster.v1.NetworkSpec
+	(*Network)(nil),                   // 131: muster.v1.Network
+	(*NetworkCheck)(nil),              // 132: muster.v1.NetworkCheck
+	(*SecretSpec)(nil),                // 133: muster.v1.SecretSpec
+	(*Secret)(nil),                    // 134: muster.v1.Secret
+	(*ConfigSpec)(nil),                // 135: muster.v1.ConfigSpec
+	(*Config)(nil),                    // 136: muster.v1.Config
+	(*VolumeSpec)(nil),                // 137: muster.v1.VolumeSpec
+	(*Volume)(nil),                    // 138: muster.v1.Volume
+	(*Cluster)(nil),                   // 139: muster.v1.Cluster
+	(*StoreStatus)(nil),               // 140: muster.v1.StoreStatus
+	(*DaemonInstance)(nil),            // 141: muster.v1.DaemonInstance
+	(*SubsystemStatus)(nil),           // 142: muster.v1.SubsystemStatus
+	(*NodeSummary)(nil),               // 143: muster.v1.NodeSummary
+	(*ClusterSpec)(nil),               // 144: muster.v1.ClusterSpec
+	(*ExecutorDescription)(nil),       // 145: muster.v1.ExecutorDescription
+	(*NetworkDriverDescription)(nil),  // 146: muster.v1.NetworkDriverDescription
+	(*timestamppb.Timestamp)(nil),     // 147: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),       // 148: google.protobuf.Duration
 }
 var file_muster_v1_control_proto_depIdxs = []int32{
-	116, // 0: muster.v1.CreateServiceRequest.spec:type_name -> muster.v1.ServiceSpec
-	117, // 1: muster.v1.CreateServiceResponse.service:type_name -> muster.v1.Service
-	117, // 2: muster.v1.GetServiceResponse.service:type_name -> muster.v1.Service
+	121, // 0: muster.v1.CreateServiceRequest.spec:type_name -> muster.v1.ServiceSpec
+	122, // 1: muster.v1.CreateServiceResponse.service:type_name -> muster.v1.Service
+	122, // 2: muster.v1.GetServiceResponse.service:type_name -> muster.v1.Service
 	0,   // 3: muster.v1.ListServicesRequest.modes:type_name -> muster.v1.ServiceMode
-	117, // 4: muster.v1.ListServicesResponse.services:type_name -> muster.v1.Service
-	116, // 5: muster.v1.UpdateServiceRequest.spec:type_name -> muster.v1.ServiceSpec
-	117, // 6: muster.v1.UpdateServiceResponse.service:type_name -> muster.v1.Service
-	117, // 7: muster.v1.RollbackServiceResponse.service:type_name -> muster.v1.Service
-	117, // 8: muster.v1.ScaleServiceResponse.service:type_name -> muster.v1.Service
-	118, // 9: muster.v1.GetTaskResponse.task:type_name -> muster.v1.Task
-	119, // 10: muster.v1.ListTasksRequest.desired_states:type_name -> muster.v1.TaskState
-	119, // 11: muster.v1.ListTasksRequest.states:type_name -> muster.v1.TaskState
-	118, // 12: muster.v1.ListTasksResponse.tasks:type_name -> muster.v1.Task
-	120, // 13: muster.v1.GetNodeResponse.node:type_name -> muster.v1.Node
-	121, // 14: muster.v1.ListNodesRequest.states:type_name -> muster.v1.NodeStatus.State
-	122, // 15: muster.v1.ListNodesRequest.availabilities:type_name -> muster.v1.NodeSpec.Availability
-	123, // 16: muster.v1.ListNodesRequest.roles:type_name -> muster.v1.NodeSpec.Role
-	120, // 17: muster.v1.ListNodesResponse.nodes:type_name -> muster.v1.Node
-	124, // 18: muster.v1.UpdateNodeRequest.spec:type_name -> muster.v1.NodeSpec
-	120, // 19: muster.v1.UpdateNodeResponse.node:type_name -> muster.v1.Node
-	125, // 20: muster.v1.CreateNetworkRequest.spec:type_name -> muster.v1.NetworkSpec
-	126, // 21: muster.v1.CreateNetworkResponse.network:type_name -> muster.v1.Network
-	126, // 22: muster.v1.GetNetworkResponse.network:type_name -> muster.v1.Network
-	126, // 23: muster.v1.ListNetworksResponse.networks:type_name -> muster.v1.Network
+	122, // 4: muster.v1.ListServicesResponse.services:type_name -> muster.v1.Service
+	121, // 5: muster.v1.UpdateServiceRequest.spec:type_name -> muster.v1.ServiceSpec
+	122, // 6: muster.v1.UpdateServiceResponse.service:type_name -> muster.v1.Service
+	122, // 7: muster.v1.RollbackServiceResponse.service:type_name -> muster.v1.Service
+	122, // 8: muster.v1.ScaleServiceResponse.service:type_name -> muster.v1.Service
+	123, // 9: muster.v1.GetTaskResponse.task:type_name -> muster.v1.Task
+	124, // 10: muster.v1.ListTasksRequest.desired_states:type_name -> muster.v1.TaskState
+	124, // 11: muster.v1.ListTasksRequest.states:type_name -> muster.v1.TaskState
+	123, // 12: muster.v1.ListTasksResponse.tasks:type_name -> muster.v1.Task
+	125, // 13: muster.v1.GetNodeResponse.node:type_name -> muster.v1.Node
+	126, // 14: muster.v1.ListNodesRequest.states:type_name -> muster.v1.NodeStatus.State
+	127, // 15: muster.v1.ListNodesRequest.availabilities:type_name -> muster.v1.NodeSpec.Availability
+	128, // 16: muster.v1.ListNodesRequest.roles:type_name -> muster.v1.NodeSpec.Role
+	125, // 17: muster.v1.ListNodesResponse.nodes:type_name -> muster.v1.Node
+	129, // 18: muster.v1.UpdateNodeRequest.spec:type_name -> muster.v1.NodeSpec
+	125, // 19: muster.v1.UpdateNodeResponse.node:type_name -> muster.v1.Node
+	130, // 20: muster.v1.CreateNetworkRequest.spec:type_name -> muster.v1.NetworkSpec
+	131, // 21: muster.v1.CreateNetworkResponse.network:type_name -> muster.v1.Network
+	131, // 22: muster.v1.GetNetworkResponse.network:type_name -> muster.v1.Network
+	131, // 23: muster.v1.ListNetworksResponse.networks:type_name -> muster.v1.Network
 	43,  // 24: muster.v1.TestNetworkResponse.checks:type_name -> muster.v1.TestedConnection
-	127, // 25: muster.v1.TestedConnection.check:type_name -> muster.v1.NetworkCheck
-	128, // 26: muster.v1.CreateSecretRequest.spec:type_name -> muster.v1.SecretSpec
-	129, // 27: muster.v1.CreateSecretResponse.secret:type_name -> muster.v1.Secret
-	129, // 28: muster.v1.GetSecretResponse.secret:type_name -> muster.v1.Secret
-	129, // 29: muster.v1.ListSecretsResponse.secrets:type_name -> muster.v1.Secret
-	128, // 30: muster.v1.UpdateSecretRequest.spec:type_name -> muster.v1.SecretSpec
-	129, // 31: muster.v1.UpdateSecretResponse.secret:type_name -> muster.v1.Secret
-	130, // 32: muster.v1.CreateConfigRequest.spec:type_name -> muster.v1.ConfigSpec
-	131, // 33: muster.v1.CreateConfigResponse.config:type_name -> muster.v1.Config
-	131, // 34: muster.v1.GetConfigResponse.config:type_name -> muster.v1.Config
-	131, // 35: muster.v1.ListConfigsResponse.configs:type_name -> muster.v1.Config
-	130, // 36: muster.v1.UpdateConfigRequest.spec:type_name -> muster.v1.ConfigSpec
-	131, // 37: muster.v1.UpdateConfigResponse.config:type_name -> muster.v1.Config
-	132, // 38: muster.v1.CreateVolumeRequest.spec:type_name -> muster.v1.VolumeSpec
-	133, // 39: muster.v1.CreateVolumeResponse.volume:type_name -> muster.v1.Volume
-	133, // 40: muster.v1.GetVolumeResponse.volume:type_name -> muster.v1.Volume
-	133, // 41: muster.v1.ListVolumesResponse.volumes:type_name -> muster.v1.Volume
-	132, // 42: muster.v1.UpdateVolumeRequest.spec:type_name -> muster.v1.VolumeSpec
-	133, // 43: muster.v1.UpdateVolumeResponse.volume:type_name -> muster.v1.Volume
-	134, // 44: muster.v1.GetClusterResponse.cluster:type_name -> muster.v1.Cluster
-	135, // 45: muster.v1.GetClusterStatusResponse.store:type_name -> muster.v1.StoreStatus
-	136, // 46: muster.v1.GetClusterStatusResponse.daemons:type_name -> muster.v1.DaemonInstance
-	137, // 47: muster.v1.GetClusterStatusResponse.subsystems:type_name -> muster.v1.SubsystemStatus
-	138, // 48: muster.v1.GetClusterStatusResponse.nodes:type_name -> muster.v1.NodeSummary
-	139, // 49: muster.v1.UpdateClusterRequest.spec:type_name -> muster.v1.ClusterSpec
-	134, // 50: muster.v1.UpdateClusterResponse.cluster:type_name -> muster.v1.Cluster
-	82,  // 51: muster.v1.ListPluginsResponse.plugins:type_name -> muster.v1.NodePlugin
-	140, // 52: muster.v1.NodePlugin.executor:type_name -> muster.v1.ExecutorDescription
-	141, // 53: muster.v1.NodePlugin.network_driver:type_name -> muster.v1.NetworkDriverDescription
-	1,   // 54: muster.v1.WatchRequest.kinds:type_name -> muster.v1.ObjectKind
-	2,   // 55: muster.v1.WatchRequest.actions:type_name -> muster.v1.WatchAction
-	119, // 56: muster.v1.WatchRequest.states:type_name -> muster.v1.TaskState
-	119, // 57: muster.v1.WatchRequest.desired_states:type_name -> muster.v1.TaskState
-	121, // 58: muster.v1.WatchRequest.node_states:type_name -> muster.v1.NodeStatus.State
-	122, // 59: muster.v1.WatchRequest.availabilities:type_name -> muster.v1.NodeSpec.Availability
-	123, // 60: muster.v1.WatchRequest.roles:type_name -> muster.v1.NodeSpec.Role
-	0,   // 61: muster.v1.WatchRequest.modes:type_name -> muster.v1.ServiceMode
-	85,  // 62: muster.v1.WatchResponse.events:type_name -> muster.v1.WatchEvent
-	2,   // 63: muster.v1.WatchEvent.action:type_name -> muster.v1.WatchAction
-	1,   // 64: muster.v1.WatchEvent.kind:type_name -> muster.v1.ObjectKind
-	142, // 65: muster.v1.WatchEvent.at:type_name -> google.protobuf.Timestamp
-	117, // 66: muster.v1.WatchEvent.service:type_name -> muster.v1.Service
-	118, // 67: muster.v1.WatchEvent.task:type_name -> muster.v1.Task
-	120, // 68: muster.v1.WatchEvent.node:type_name -> muster.v1.Node
-	134, // 69: muster.v1.WatchEvent.cluster:type_name -> muster.v1.Cluster
-	131, // 70: muster.v1.WatchEvent.config:type_name -> muster.v1.Config
-	126, // 71: muster.v1.WatchEvent.network:type_name -> muster.v1.Network
-	117, // 72: muster.v1.WatchEvent.old_service:type_name -> muster.v1.Service
-	118, // 73: muster.v1.WatchEvent.old_task:type_name -> muster.v1.Task
-	120, // 74: muster.v1.WatchEvent.old_node:type_name -> muster.v1.Node
-	134, // 75: muster.v1.WatchEvent.old_cluster:type_name -> muster.v1.Cluster
-	131, // 76: muster.v1.WatchEvent.old_config:type_name -> muster.v1.Config
-	126, // 77: muster.v1.WatchEvent.old_network:type_name -> muster.v1.Network
-	142, // 78: muster.v1.LogOptions.since:type_name -> google.protobuf.Timestamp
-	3,   // 79: muster.v1.LogOptions.streams:type_name -> muster.v1.LogStream
-	86,  // 80: muster.v1.ServiceLogsRequest.options:type_name -> muster.v1.LogOptions
-	91,  // 81: muster.v1.ServiceLogsResponse.message:type_name -> muster.v1.LogMessage
-	86,  // 82: muster.v1.TaskLogsRequest.options:type_name -> muster.v1.LogOptions
-	91,  // 83: muster.v1.TaskLogsResponse.message:type_name -> muster.v1.LogMessage
-	142, // 84: muster.v1.LogMessage.timestamp:type_name -> google.protobuf.Timestamp
-	3,   // 85: muster.v1.LogMessage.stream:type_name -> muster.v1.LogStream
-	4,   // 86: muster.v1.RotateJoinTokenRequest.kind:type_name -> muster.v1.RotateJoinTokenRequest.Kind
-	105, // 87: muster.v1.GetAuthorityResponse.authority:type_name -> muster.v1.Authority
-	105, // 88: muster.v1.RotateAuthorityResponse.authority:type_name -> muster.v1.Authority
-	102, // 89: muster.v1.GetClusterKeysResponse.holders:type_name -> muster.v1.KeyHolder
-	102, // 90: muster.v1.ResealClusterResponse.holders:type_name -> muster.v1.KeyHolder
-	106, // 91: muster.v1.Authority.rotation:type_name -> muster.v1.RootRotation
-	142, // 92: muster.v1.RootRotation.started_at:type_name -> google.protobuf.Timestamp
-	142, // 93: muster.v1.RootRotation.ended_at:type_name -> google.protobuf.Timestamp
-	142, // 94: muster.v1.ApiToken.created_at:type_name -> google.protobuf.Timestamp
-	142, // 95: muster.v1.ApiToken.expires_at:type_name -> google.protobuf.Timestamp
-	142, // 96: muster.v1.CreateTokenRequest.expires_at:type_name -> google.protobuf.Timestamp
-	107, // 97: muster.v1.CreateTokenResponse.token:type_name -> muster.v1.ApiToken
-	107, // 98: muster.v1.ListTokensResponse.tokens:type_name -> muster.v1.ApiToken
-	143, // 99: muster.v1.CreateCertificateRequest.lifetime:type_name -> google.protobuf.Duration
-	142, // 100: muster.v1.CreateCertificateResponse.expires_at:type_name -> google.protobuf.Timestamp
-	5,   // 101: muster.v1.ControlService.CreateService:input_type -> muster.v1.CreateServiceRequest
-	7,   // 102: muster.v1.ControlService.GetService:input_type -> muster.v1.GetServiceRequest
-	9,   // 103: muster.v1.ControlService.ListServices:input_type -> muster.v1.ListServicesRequest
-	11,  // 104: muster.v1.ControlService.UpdateService:input_type -> muster.v1.UpdateServiceRequest
-	13,  // 105: muster.v1.ControlService.RemoveService:input_type -> muster.v1.RemoveServiceRequest
-	15,  // 106: muster.v1.ControlService.RollbackService:input_type -> muster.v1.RollbackServiceRequest
-	17,  // 107: muster.v1.ControlService.ScaleService:input_type -> muster.v1.ScaleServiceRequest
-	19,  // 108: muster.v1.ControlService.GetTask:input_type -> muster.v1.GetTaskRequest
-	21,  // 109: muster.v1.ControlService.ListTasks:input_type -> muster.v1.ListTasksRequest
-	23,  // 110: muster.v1.ControlService.RemoveTask:input_type -> muster.v1.RemoveTaskRequest
-	25,  // 111: muster.v1.ControlService.GetNode:input_type -> muster.v1.GetNodeRequest
-	27,  // 112: muster.v1.ControlService.ListNodes:input_type -> muster.v1.ListNodesRequest
-	29,  // 113: muster.v1.ControlService.UpdateNode:input_type -> muster.v1.UpdateNodeRequest
-	31,  // 114: muster.v1.ControlService.RemoveNode:input_type -> muster.v1.RemoveNodeRequest
-	33,  // 115: muster.v1.ControlService.CreateNetwork:input_type -> muster.v1.CreateNetworkRequest
-	35,  // 116: muster.v1.ControlService.GetNetwork:input_type -> muster.v1.GetNetworkRequest
-	37,  // 117: muster.v1.ControlService.ListNetworks:input_type -> muster.v1.ListNetworksRequest
-	39,  // 118: muster.v1.ControlService.RemoveNetwork:input_type -> muster.v1.RemoveNetworkRequest
-	41,  // 119: muster.v1.ControlService.TestNetwork:input_type -> muster.v1.TestNetworkRequest
-	44,  // 120: muster.v1.ControlService.CreateSecret:input_type -> muster.v1.CreateSecretRequest
-	46,  // 121: muster.v1.ControlService.GetSecret:input_type -> muster.v1.GetSecretRequest
-	48,  // 122: muster.v1.ControlService.ListSecrets:input_type -> muster.v1.ListSecretsRequest
-	50,  // 123: muster.v1.ControlService.UpdateSecret:input_type -> muster.v1.UpdateSecretRequest
-	52,  // 124: muster.v1.ControlService.RemoveSecret:input_type -> muster.v1.RemoveSecretRequest
-	54,  // 125: muster.v1.ControlService.CreateConfig:input_type -> muster.v1.CreateConfigRequest
-	56,  // 126: muster.v1.ControlService.GetConfig:input_type -> muster.v1.GetConfigRequest
-	58,  // 127: muster.v1.ControlService.ListConfigs:input_type -> muster.v1.ListConfigsRequest
-	60,  // 128: muster.v1.ControlService.UpdateConfig:input_type -> muster.v1.UpdateConfigRequest
-	62,  // 129: muster.v1.ControlService.RemoveConfig:input_type -> muster.v1.RemoveConfigRequest
-	64,  // 130: muster.v1.ControlService.CreateVolume:input_type -> muster.v1.CreateVolumeRequest
-	66,  // 131: muster.v1.ControlService.GetVolume:input_type -> muster.v1.GetVolumeRequest
-	68,  // 132: muster.v1.ControlService.ListVolumes:input_type -> muster.v1.ListVolumesRequest
-	70,  // 133: muster.v1.ControlService.UpdateVolume:input_type -> muster.v1.UpdateVolumeRequest
-	72,  // 134: muster.v1.ControlService.RemoveVolume:input_type -> muster.v1.RemoveVolumeRequest
-	74,  // 135: muster.v1.ControlService.GetCluster:input_type -> muster.v1.GetClusterRequest
-	76,  // 136: muster.v1.ControlService.GetClusterStatus:input_type -> muster.v1.GetClusterStatusRequest
-	78,  // 137: muster.v1.ControlService.UpdateCluster:input_type -> muster.v1.UpdateClusterRequest
-	92,  // 138: muster.v1.ControlService.GetJoinTokens:input_type -> muster.v1.GetJoinTokensRequest
-	94,  // 139: muster.v1.ControlService.RotateJoinToken:input_type -> muster.v1.RotateJoinTokenRequest
-	96,  // 140: muster.v1.ControlService.GetAuthority:input_type -> muster.v1.GetAuthorityRequest
-	98,  // 141: muster.v1.ControlService.RotateAuthority:input_type -> muster.v1.RotateAuthorityRequest
-	100, // 142: muster.v1.ControlService.GetClusterKeys:input_type -> muster.v1.GetClusterKeysRequest
-	103, // 143: muster.v1.ControlService.ResealCluster:input_type -> muster.v1.ResealClusterRequest
-	108, // 144: muster.v1.ControlService.CreateToken:input_type -> muster.v1.CreateTokenRequest
-	110, // 145: muster.v1.ControlService.ListTokens:input_type -> muster.v1.ListTokensRequest
-	112, // 146: muster.v1.ControlService.RemoveToken:input_type -> muster.v1.RemoveTokenRequest
-	114, // 147: muster.v1.ControlService.CreateCertificate:input_type -> muster.v1.CreateCertificateRequest
-	80,  // 148: muster.v1.ControlService.ListPlugins:input_type -> muster.v1.ListPluginsRequest
-	83,  // 149: muster.v1.ControlService.Watch:input_type -> muster.v1.WatchRequest
-	87,  // 150: muster.v1.ControlService.ServiceLogs:input_type -> muster.v1.ServiceLogsRequest
-	89,  // 151: muster.v1.ControlService.TaskLogs:input_type -> muster.v1.TaskLogsRequest
-	6,   // 152: muster.v1.ControlService.CreateService:output_type -> muster.v1.CreateServiceResponse
-	8,   // 153: muster.v1.ControlService.GetService:output_type -> muster.v1.GetServiceResponse
-	10,  // 154: muster.v1.ControlService.ListServices:output_type -> muster.v1.ListServicesResponse
-	12,  // 155: muster.v1.ControlService.UpdateService:output_type -> muster.v1.UpdateServiceResponse
-	14,  // 156: muster.v1.ControlService.RemoveService:output_type -> muster.v1.RemoveServiceResponse
-	16,  // 157: muster.v1.ControlService.RollbackService:output_type -> muster.v1.RollbackServiceResponse
-	18,  // 158: muster.v1.ControlService.ScaleService:output_type -> muster.v1.ScaleServiceResponse
-	20,  // 159: muster.v1.ControlService.GetTask:output_type -> muster.v1.GetTaskResponse
-	22,  // 160: muster.v1.ControlService.ListTasks:output_type -> muster.v1.ListTasksResponse
-	24,  // 161: muster.v1.ControlService.RemoveTask:output_type -> muster.v1.RemoveTaskResponse
-	26,  // 162: muster.v1.ControlService.GetNode:output_type -> muster.v1.GetNodeResponse
-	28,  // 163: muster.v1.ControlService.ListNodes:output_type -> muster.v1.ListNodesResponse
-	30,  // 164: muster.v1.ControlService.UpdateNode:output_type -> muster.v1.UpdateNodeResponse
-	32,  // 165: muster.v1.ControlService.RemoveNode:output_type -> muster.v1.RemoveNodeResponse
-	34,  // 166: muster.v1.ControlService.CreateNetwork:output_type -> muster.v1.CreateNetworkResponse
-	36,  // 167: muster.v1.ControlService.GetNetwork:output_type -> muster.v1.GetNetworkResponse
-	38,  // 168: muster.v1.ControlService.ListNetworks:output_type -> muster.v1.ListNetworksResponse
-	40,  // 169: muster.v1.ControlService.RemoveNetwork:output_type -> muster.v1.RemoveNetworkResponse
-	42,  // 170: muster.v1.ControlService.TestNetwork:output_type -> muster.v1.TestNetworkResponse
-	45,  // 171: muster.v1.ControlService.CreateSecret:output_type -> muster.v1.CreateSecretResponse
-	47,  // 172: muster.v1.ControlService.GetSecret:output_type -> muster.v1.GetSecretResponse
-	49,  // 173: muster.v1.ControlService.ListSecrets:output_type -> muster.v1.ListSecretsResponse
-	51,  // 174: muster.v1.ControlService.UpdateSecret:output_type -> muster.v1.UpdateSecretResponse
-	53,  // 175: muster.v1.ControlService.RemoveSecret:output_type -> muster.v1.RemoveSecretResponse
-	55,  // 176: muster.v1.ControlService.CreateConfig:output_type -> muster.v1.CreateConfigResponse
-	57,  // 177: muster.v1.ControlService.GetConfig:output_type -> muster.v1.GetConfigResponse
-	59,  // 178: muster.v1.ControlService.ListConfigs:output_type -> muster.v1.ListConfigsResponse
-	61,  // 179: muster.v1.ControlService.UpdateConfig:output_type -> muster.v1.UpdateConfigResponse
-	63,  // 180: muster.v1.ControlService.RemoveConfig:output_type -> muster.v1.RemoveConfigResponse
-	65,  // 181: muster.v1.ControlService.CreateVolume:output_type -> muster.v1.CreateVolumeResponse
-	67,  // 182: muster.v1.ControlService.GetVolume:output_type -> muster.v1.GetVolumeResponse
-	69,  // 183: muster.v1.ControlService.ListVolumes:output_type -> muster.v1.ListVolumesResponse
-	71,  // 184: muster.v1.ControlService.UpdateVolume:output_type -> muster.v1.UpdateVolumeResponse
-	73,  // 185: muster.v1.ControlService.RemoveVolume:output_type -> muster.v1.RemoveVolumeResponse
-	75,  // 186: muster.v1.ControlService.GetCluster:output_type -> muster.v1.GetClusterResponse
-	77,  // 187: muster.v1.ControlService.GetClusterStatus:output_type -> muster.v1.GetClusterStatusResponse
-	79,  // 188: muster.v1.ControlService.UpdateCluster:output_type -> muster.v1.UpdateClusterResponse
-	93,  // 189: muster.v1.ControlService.GetJoinTokens:output_type -> muster.v1.GetJoinTokensResponse
-	95,  // 190: muster.v1.ControlService.RotateJoinToken:output_type -> muster.v1.RotateJoinTokenResponse
-	97,  // 191: muster.v1.ControlService.GetAuthority:output_type -> muster.v1.GetAuthorityResponse
-	99,  // 192: muster.v1.ControlService.RotateAuthority:output_type -> muster.v1.RotateAuthorityResponse
-	101, // 193: muster.v1.ControlService.GetClusterKeys:output_type -> muster.v1.GetClusterKeysResponse
-	104, // 194: muster.v1.ControlService.ResealCluster:output_type -> muster.v1.ResealClusterResponse
-	109, // 195: muster.v1.ControlService.CreateToken:output_type -> muster.v1.CreateTokenResponse
-	111, // 196: muster.v1.ControlService.ListTokens:output_type -> muster.v1.ListTokensResponse
-	113, // 197: muster.v1.ControlService.RemoveToken:output_type -> muster.v1.RemoveTokenResponse
-	115, // 198: muster.v1.ControlService.CreateCertificate:output_type -> muster.v1.CreateCertificateResponse
-	81,  // 199: muster.v1.ControlService.ListPlugins:output_type -> muster.v1.ListPluginsResponse
-	84,  // 200: muster.v1.ControlService.Watch:output_type -> muster.v1.WatchResponse
-	88,  // 201: muster.v1.ControlService.ServiceLogs:output_type -> muster.v1.ServiceLogsResponse
-	90,  // 202: muster.v1.ControlService.TaskLogs:output_type -> muster.v1.TaskLogsResponse
-	152, // [152:203] is the sub-list for method output_type
-	101, // [101:152] is the sub-list for method input_type
-	101, // [101:101] is the sub-list for extension type_name
-	101, // [101:101] is the sub-list for extension extendee
-	0,   // [0:101] is the sub-list for field type_name
+	132, // 25: muster.v1.TestedConnection.check:type_name -> muster.v1.NetworkCheck
+	133, // 26: muster.v1.CreateSecretRequest.spec:type_name -> muster.v1.SecretSpec
+	134, // 27: muster.v1.CreateSecretResponse.secret:type_name -> muster.v1.Secret
+	134, // 28: muster.v1.GetSecretResponse.secret:type_name -> muster.v1.Secret
+	134, // 29: muster.v1.ListSecretsResponse.secrets:type_name -> muster.v1.Secret
+	133, // 30: muster.v1.UpdateSecretRequest.spec:type_name -> muster.v1.SecretSpec
+	134, // 31: muster.v1.UpdateSecretResponse.secret:type_name -> muster.v1.Secret
+	134, // 32: muster.v1.RotateSecretResponse.secret:type_name -> muster.v1.Secret
+	135, // 33: muster.v1.CreateConfigRequest.spec:type_name -> muster.v1.ConfigSpec
+	136, // 34: muster.v1.CreateConfigResponse.config:type_name -> muster.v1.Config
+	136, // 35: muster.v1.GetConfigResponse.config:type_name -> muster.v1.Config
+	136, // 36: muster.v1.ListConfigsResponse.configs:type_name -> muster.v1.Config
+	135, // 37: muster.v1.UpdateConfigRequest.spec:type_name -> muster.v1.ConfigSpec
+	136, // 38: muster.v1.UpdateConfigResponse.config:type_name -> muster.v1.Config
+	136, // 39: muster.v1.RotateConfigResponse.config:type_name -> muster.v1.Config
+	137, // 40: muster.v1.CreateVolumeRequest.spec:type_name -> muster.v1.VolumeSpec
+	138, // 41: muster.v1.CreateVolumeResponse.volume:type_name -> muster.v1.Volume
+	138, // 42: muster.v1.GetVolumeResponse.volume:type_name -> muster.v1.Volume
+	138, // 43: muster.v1.ListVolumesResponse.volumes:type_name -> muster.v1.Volume
+	137, // 44: muster.v1.UpdateVolumeRequest.spec:type_name -> muster.v1.VolumeSpec
+	138, // 45: muster.v1.UpdateVolumeResponse.volume:type_name -> muster.v1.Volume
+	139, // 46: muster.v1.GetClusterResponse.cluster:type_name -> muster.v1.Cluster
+	140, // 47: muster.v1.GetClusterStatusResponse.store:type_name -> muster.v1.StoreStatus
+	141, // 48: muster.v1.GetClusterStatusResponse.daemons:type_name -> muster.v1.DaemonInstance
+	142, // 49: muster.v1.GetClusterStatusResponse.subsystems:type_name -> muster.v1.SubsystemStatus
+	143, // 50: muster.v1.GetClusterStatusResponse.nodes:type_name -> muster.v1.NodeSummary
+	144, // 51: muster.v1.UpdateClusterRequest.spec:type_name -> muster.v1.ClusterSpec
+	139, // 52: muster.v1.UpdateClusterResponse.cluster:type_name -> muster.v1.Cluster
+	86,  // 53: muster.v1.ListPluginsResponse.plugins:type_name -> muster.v1.NodePlugin
+	145, // 54: muster.v1.NodePlugin.executor:type_name -> muster.v1.ExecutorDescription
+	146, // 55: muster.v1.NodePlugin.network_driver:type_name -> muster.v1.NetworkDriverDescription
+	1,   // 56: muster.v1.WatchRequest.kinds:type_name -> muster.v1.ObjectKind
+	2,   // 57: muster.v1.WatchRequest.actions:type_name -> muster.v1.WatchAction
+	124, // 58: muster.v1.WatchRequest.states:type_name -> muster.v1.TaskState
+	124, // 59: muster.v1.WatchRequest.desired_states:type_name -> muster.v1.TaskState
+	126, // 60: muster.v1.WatchRequest.node_states:type_name -> muster.v1.NodeStatus.State
+	127, // 61: muster.v1.WatchRequest.availabilities:type_name -> muster.v1.NodeSpec.Availability
+	128, // 62: muster.v1.WatchRequest.roles:type_name -> muster.v1.NodeSpec.Role
+	0,   // 63: muster.v1.WatchRequest.modes:type_name -> muster.v1.ServiceMode
+	89,  // 64: muster.v1.WatchResponse.events:type_name -> muster.v1.WatchEvent
+	2,   // 65: muster.v1.WatchEvent.action:type_name -> muster.v1.WatchAction
+	1,   // 66: muster.v1.WatchEvent.kind:type_name -> muster.v1.ObjectKind
+	147, // 67: muster.v1.WatchEvent.at:type_name -> google.protobuf.Timestamp
+	122, // 68: muster.v1.WatchEvent.service:type_name -> muster.v1.Service
+	123, // 69: muster.v1.WatchEvent.task:type_name -> muster.v1.Task
+	125, // 70: muster.v1.WatchEvent.node:type_name -> muster.v1.Node
+	139, // 71: muster.v1.WatchEvent.cluster:type_name -> muster.v1.Cluster
+	136, // 72: muster.v1.WatchEvent.config:type_name -> muster.v1.Config
+	131, // 73: muster.v1.WatchEvent.network:type_name -> muster.v1.Network
+	134, // 74: muster.v1.WatchEvent.secret:type_name -> muster.v1.Secret
+	122, // 75: muster.v1.WatchEvent.old_service:type_name -> muster.v1.Service
+	123, // 76: muster.v1.WatchEvent.old_task:type_name -> muster.v1.Task
+	125, // 77: muster.v1.WatchEvent.old_node:type_name -> muster.v1.Node
+	139, // 78: muster.v1.WatchEvent.old_cluster:type_name -> muster.v1.Cluster
+	136, // 79: muster.v1.WatchEvent.old_config:type_name -> muster.v1.Config
+	131, // 80: muster.v1.WatchEvent.old_network:type_name -> muster.v1.Network
+	134, // 81: muster.v1.WatchEvent.old_secret:type_name -> muster.v1.Secret
+	147, // 82: muster.v1.LogOptions.since:type_name -> google.protobuf.Timestamp
+	3,   // 83: muster.v1.LogOptions.streams:type_name -> muster.v1.LogStream
+	90,  // 84: muster.v1.ServiceLogsRequest.options:type_name -> muster.v1.LogOptions
+	95,  // 85: muster.v1.ServiceLogsResponse.message:type_name -> muster.v1.LogMessage
+	90,  // 86: muster.v1.TaskLogsRequest.options:type_name -> muster.v1.LogOptions
+	95,  // 87: muster.v1.TaskLogsResponse.message:type_name -> muster.v1.LogMessage
+	147, // 88: muster.v1.LogMessage.timestamp:type_name -> google.protobuf.Timestamp
+	3,   // 89: muster.v1.LogMessage.stream:type_name -> muster.v1.LogStream
+	4,   // 90: muster.v1.RotateJoinTokenRequest.kind:type_name -> muster.v1.RotateJoinTokenRequest.Kind
+	109, // 91: muster.v1.GetAuthorityResponse.authority:type_name -> muster.v1.Authority
+	109, // 92: muster.v1.RotateAuthorityResponse.authority:type_name -> muster.v1.Authority
+	106, // 93: muster.v1.GetClusterKeysResponse.holders:type_name -> muster.v1.KeyHolder
+	120, // 94: muster.v1.GetClusterKeysResponse.other_keys:type_name -> muster.v1.GetClusterKeysResponse.OtherKeysEntry
+	106, // 95: muster.v1.ResealClusterResponse.holders:type_name -> muster.v1.KeyHolder
+	110, // 96: muster.v1.Authority.rotation:type_name -> muster.v1.RootRotation
+	147, // 97: muster.v1.RootRotation.started_at:type_name -> google.protobuf.Timestamp
+	147, // 98: muster.v1.RootRotation.ended_at:type_name -> google.protobuf.Timestamp
+	147, // 99: muster.v1.ApiToken.created_at:type_name -> google.protobuf.Timestamp
+	147, // 100: muster.v1.ApiToken.expires_at:type_name -> google.protobuf.Timestamp
+	147, // 101: muster.v1.CreateTokenRequest.expires_at:type_name -> google.protobuf.Timestamp
+	111, // 102: muster.v1.CreateTokenResponse.token:type_name -> muster.v1.ApiToken
+	111, // 103: muster.v1.ListTokensResponse.tokens:type_name -> muster.v1.ApiToken
+	148, // 104: muster.v1.CreateCertificateRequest.lifetime:type_name -> google.protobuf.Duration
+	147, // 105: muster.v1.CreateCertificateResponse.expires_at:type_name -> google.protobuf.Timestamp
+	5,   // 106: muster.v1.ControlService.CreateService:input_type -> muster.v1.CreateServiceRequest
+	7,   // 107: muster.v1.ControlService.GetService:input_type -> muster.v1.GetServiceRequest
+	9,   // 108: muster.v1.ControlService.ListServices:input_type -> muster.v1.ListServicesRequest
+	11,  // 109: muster.v1.ControlService.UpdateService:input_type -> muster.v1.UpdateServiceRequest
+	13,  // 110: muster.v1.ControlService.RemoveService:input_type -> muster.v1.RemoveServiceRequest
+	15,  // 111: muster.v1.ControlService.RollbackService:input_type -> muster.v1.RollbackServiceRequest
+	17,  // 112: muster.v1.ControlService.ScaleService:input_type -> muster.v1.ScaleServiceRequest
+	19,  // 113: muster.v1.ControlService.GetTask:input_type -> muster.v1.GetTaskRequest
+	21,  // 114: muster.v1.ControlService.ListTasks:input_type -> muster.v1.ListTasksRequest
+	23,  // 115: muster.v1.ControlService.RemoveTask:input_type -> muster.v1.RemoveTaskRequest
+	25,  // 116: muster.v1.ControlService.GetNode:input_type -> muster.v1.GetNodeRequest
+	27,  // 117: muster.v1.ControlService.ListNodes:input_type -> muster.v1.ListNodesRequest
+	29,  // 118: muster.v1.ControlService.UpdateNode:input_type -> muster.v1.UpdateNodeRequest
+	31,  // 119: muster.v1.ControlService.RemoveNode:input_type -> muster.v1.RemoveNodeRequest
+	33,  // 120: muster.v1.ControlService.CreateNetwork:input_type -> muster.v1.CreateNetworkRequest
+	35,  // 121: muster.v1.ControlService.GetNetwork:input_type -> muster.v1.GetNetworkRequest
+	37,  // 122: muster.v1.ControlService.ListNetworks:input_type -> muster.v1.ListNetworksRequest
+	39,  // 123: muster.v1.ControlService.RemoveNetwork:input_type -> muster.v1.RemoveNetworkRequest
+	41,  // 124: muster.v1.ControlService.TestNetwork:input_type -> muster.v1.TestNetworkRequest
+	44,  // 125: muster.v1.ControlService.CreateSecret:input_type -> muster.v1.CreateSecretRequest
+	46,  // 126: muster.v1.ControlService.GetSecret:input_type -> muster.v1.GetSecretRequest
+	48,  // 127: muster.v1.ControlService.ListSecrets:input_type -> muster.v1.ListSecretsRequest
+	50,  // 128: muster.v1.ControlService.UpdateSecret:input_type -> muster.v1.UpdateSecretRequest
+	52,  // 129: muster.v1.ControlService.RotateSecret:input_type -> muster.v1.RotateSecretRequest
+	54,  // 130: muster.v1.ControlService.RemoveSecret:input_type -> muster.v1.RemoveSecretRequest
+	56,  // 131: muster.v1.ControlService.CreateConfig:input_type -> muster.v1.CreateConfigRequest
+	58,  // 132: muster.v1.ControlService.GetConfig:input_type -> muster.v1.GetConfigRequest
+	60,  // 133: muster.v1.ControlService.ListConfigs:input_type -> muster.v1.ListConfigsRequest
+	62,  // 134: muster.v1.ControlService.UpdateConfig:input_type -> muster.v1.UpdateConfigRequest
+	64,  // 135: muster.v1.ControlService.RotateConfig:input_type -> muster.v1.RotateConfigRequest
+	66,  // 136: muster.v1.ControlService.RemoveConfig:input_type -> muster.v1.RemoveConfigRequest
+	68,  // 137: muster.v1.ControlService.CreateVolume:input_type -> muster.v1.CreateVolumeRequest
+	70,  // 138: muster.v1.ControlService.GetVolume:input_type -> muster.v1.GetVolumeRequest
+	72,  // 139: muster.v1.ControlService.ListVolumes:input_type -> muster.v1.ListVolumesRequest
+	74,  // 140: muster.v1.ControlService.UpdateVolume:input_type -> muster.v1.UpdateVolumeRequest
+	76,  // 141: muster.v1.ControlService.RemoveVolume:input_type -> muster.v1.RemoveVolumeRequest
+	78,  // 142: muster.v1.ControlService.GetCluster:input_type -> muster.v1.GetClusterRequest
+	80,  // 143: muster.v1.ControlService.GetClusterStatus:input_type -> muster.v1.GetClusterStatusRequest
+	82,  // 144: muster.v1.ControlService.UpdateCluster:input_type -> muster.v1.UpdateClusterRequest
+	96,  // 145: muster.v1.ControlService.GetJoinTokens:input_type -> muster.v1.GetJoinTokensRequest
+	98,  // 146: muster.v1.ControlService.RotateJoinToken:input_type -> muster.v1.RotateJoinTokenRequest
+	100, // 147: muster.v1.ControlService.GetAuthority:input_type -> muster.v1.GetAuthorityRequest
+	102, // 148: muster.v1.ControlService.RotateAuthority:input_type -> muster.v1.RotateAuthorityRequest
+	104, // 149: muster.v1.ControlService.GetClusterKeys:input_type -> muster.v1.GetClusterKeysRequest
+	107, // 150: muster.v1.ControlService.ResealCluster:input_type -> muster.v1.ResealClusterRequest
+	112, // 151: muster.v1.ControlService.CreateToken:input_type -> muster.v1.CreateTokenRequest
+	114, // 152: muster.v1.ControlService.ListTokens:input_type -> muster.v1.ListTokensRequest
+	116, // 153: muster.v1.ControlService.RemoveToken:input_type -> muster.v1.RemoveTokenRequest
+	118, // 154: muster.v1.ControlService.CreateCertificate:input_type -> muster.v1.CreateCertificateRequest
+	84,  // 155: muster.v1.ControlService.ListPlugins:input_type -> muster.v1.ListPluginsRequest
+	87,  // 156: muster.v1.ControlService.Watch:input_type -> muster.v1.WatchRequest
+	91,  // 157: muster.v1.ControlService.ServiceLogs:input_type -> muster.v1.ServiceLogsRequest
+	93,  // 158: muster.v1.ControlService.TaskLogs:input_type -> muster.v1.TaskLogsRequest
+	6,   // 159: muster.v1.ControlService.CreateService:output_type -> muster.v1.CreateServiceResponse
+	8,   // 160: muster.v1.ControlService.GetService:output_type -> muster.v1.GetServiceResponse
+	10,  // 161: muster.v1.ControlService.ListServices:output_type -> muster.v1.ListServicesResponse
+	12,  // 162: muster.v1.ControlService.UpdateService:output_type -> muster.v1.UpdateServiceResponse
+	14,  // 163: muster.v1.ControlService.RemoveService:output_type -> muster.v1.RemoveServiceResponse
+	16,  // 164: muster.v1.ControlService.RollbackService:output_type -> muster.v1.RollbackServiceResponse
+	18,  // 165: muster.v1.ControlService.ScaleService:output_type -> muster.v1.ScaleServiceResponse
+	20,  // 166: muster.v1.ControlService.GetTask:output_type -> muster.v1.GetTaskResponse
+	22,  // 167: muster.v1.ControlService.ListTasks:output_type -> muster.v1.ListTasksResponse
+	24,  // 168: muster.v1.ControlService.RemoveTask:output_type -> muster.v1.RemoveTaskResponse
+	26,  // 169: muster.v1.ControlService.GetNode:output_type -> muster.v1.GetNodeResponse
+	28,  // 170: muster.v1.ControlService.ListNodes:output_type -> muster.v1.ListNodesResponse
+	30,  // 171: muster.v1.ControlService.UpdateNode:output_type -> muster.v1.UpdateNodeResponse
+	32,  // 172: muster.v1.ControlService.RemoveNode:output_type -> muster.v1.RemoveNodeResponse
+	34,  // 173: muster.v1.ControlService.CreateNetwork:output_type -> muster.v1.CreateNetworkResponse
+	36,  // 174: muster.v1.ControlService.GetNetwork:output_type -> muster.v1.GetNetworkResponse
+	38,  // 175: muster.v1.ControlService.ListNetworks:output_type -> muster.v1.ListNetworksResponse
+	40,  // 176: muster.v1.ControlService.RemoveNetwork:output_type -> muster.v1.RemoveNetworkResponse
+	42,  // 177: muster.v1.ControlService.TestNetwork:output_type -> muster.v1.TestNetworkResponse
+	45,  // 178: muster.v1.ControlService.CreateSecret:output_type -> muster.v1.CreateSecretResponse
+	47,  // 179: muster.v1.ControlService.GetSecret:output_type -> muster.v1.GetSecretResponse
+	49,  // 180: muster.v1.ControlService.ListSecrets:output_type -> muster.v1.ListSecretsResponse
+	51,  // 181: muster.v1.ControlService.UpdateSecret:output_type -> muster.v1.UpdateSecretResponse
+	53,  // 182: muster.v1.ControlService.RotateSecret:output_type -> muster.v1.RotateSecretResponse
+	55,  // 183: muster.v1.ControlService.RemoveSecret:output_type -> muster.v1.RemoveSecretResponse
+	57,  // 184: muster.v1.ControlService.CreateConfig:output_type -> muster.v1.CreateConfigResponse
+	59,  // 185: muster.v1.ControlService.GetConfig:output_type -> muster.v1.GetConfigResponse
+	61,  // 186: muster.v1.ControlService.ListConfigs:output_type -> muster.v1.ListConfigsResponse
+	63,  // 187: muster.v1.ControlService.UpdateConfig:output_type -> muster.v1.UpdateConfigResponse
+	65,  // 188: muster.v1.ControlService.RotateConfig:output_type -> muster.v1.RotateConfigResponse
+	67,  // 189: muster.v1.ControlService.RemoveConfig:output_type -> muster.v1.RemoveConfigResponse
+	69,  // 190: muster.v1.ControlService.CreateVolume:output_type -> muster.v1.CreateVolumeResponse
+	71,  // 191: muster.v1.ControlService.GetVolume:output_type -> muster.v1.GetVolumeResponse
+	73,  // 192: muster.v1.ControlService.ListVolumes:output_type -> muster.v1.ListVolumesResponse
+	75,  // 193: muster.v1.ControlService.UpdateVolume:output_type -> muster.v1.UpdateVolumeResponse
+	77,  // 194: muster.v1.ControlService.RemoveVolume:output_type -> muster.v1.RemoveVolumeResponse
+	79,  // 195: muster.v1.ControlService.GetCluster:output_type -> muster.v1.GetClusterResponse
+	81,  // 196: muster.v1.ControlService.GetClusterStatus:output_type -> muster.v1.GetClusterStatusResponse
+	83,  // 197: muster.v1.ControlService.UpdateCluster:output_type -> muster.v1.UpdateClusterResponse
+	97,  // 198: muster.v1.ControlService.GetJoinTokens:output_type -> muster.v1.GetJoinTokensResponse
+	99,  // 199: muster.v1.ControlService.RotateJoinToken:output_type -> muster.v1.RotateJoinTokenResponse
+	101, // 200: muster.v1.ControlService.GetAuthority:output_type -> muster.v1.GetAuthorityResponse
+	103, // 201: muster.v1.ControlService.RotateAuthority:output_type -> muster.v1.RotateAuthorityResponse
+	105, // 202: muster.v1.ControlService.GetClusterKeys:output_type -> muster.v1.GetClusterKeysResponse
+	108, // 203: muster.v1.ControlService.ResealCluster:output_type -> muster.v1.ResealClusterResponse
+	113, // 204: muster.v1.ControlService.CreateToken:output_type -> muster.v1.CreateTokenResponse
+	115, // 205: muster.v1.ControlService.ListTokens:output_type -> muster.v1.ListTokensResponse
+	117, // 206: muster.v1.ControlService.RemoveToken:output_type -> muster.v1.RemoveTokenResponse
+	119, // 207: muster.v1.ControlService.CreateCertificate:output_type -> muster.v1.CreateCertificateResponse
+	85,  // 208: muster.v1.ControlService.ListPlugins:output_type -> muster.v1.ListPluginsResponse
+	88,  // 209: muster.v1.ControlService.Watch:output_type -> muster.v1.WatchResponse
+	92,  // 210: muster.v1.ControlService.ServiceLogs:output_type -> muster.v1.ServiceLogsResponse
+	94,  // 211: muster.v1.ControlService.TaskLogs:output_type -> muster.v1.TaskLogsResponse
+	159, // [159:212] is the sub-list for method output_type
+	106, // [106:159] is the sub-list for method input_type
+	106, // [106:106] is the sub-list for extension type_name
+	106, // [106:106] is the sub-list for extension extendee
+	0,   // [0:106] is the sub-list for field type_name
 }
 
 func init() { file_muster_v1_control_proto_init() }
@@ -7738,19 +8047,21 @@ func file_muster_v1_control_proto_init() {
 	}
 	file_muster_v1_objects_proto_init()
 	file_muster_v1_specs_proto_init()
-	file_muster_v1_control_proto_msgTypes[80].OneofWrappers = []any{
+	file_muster_v1_control_proto_msgTypes[84].OneofWrappers = []any{
 		(*WatchEvent_Service)(nil),
 		(*WatchEvent_Task)(nil),
 		(*WatchEvent_Node)(nil),
 		(*WatchEvent_Cluster)(nil),
 		(*WatchEvent_Config)(nil),
 		(*WatchEvent_Network)(nil),
+		(*WatchEvent_Secret)(nil),
 		(*WatchEvent_OldService)(nil),
 		(*WatchEvent_OldTask)(nil),
 		(*WatchEvent_OldNode)(nil),
 		(*WatchEvent_OldCluster)(nil),
 		(*WatchEvent_OldConfig)(nil),
 		(*WatchEvent_OldNetwork)(nil),
+		(*WatchEvent_OldSecret)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -7758,7 +8069,7 @@ func file_muster_v1_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_muster_v1_control_proto_rawDesc), len(file_muster_v1_control_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   111,
+			NumMessages:   116,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

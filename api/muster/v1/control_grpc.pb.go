@@ -42,11 +42,13 @@ const (
 	ControlService_GetSecret_FullMethodName         = "/muster.v1.ControlService/GetSecret"
 	ControlService_ListSecrets_FullMethodName       = "/muster.v1.ControlService/ListSecrets"
 	ControlService_UpdateSecret_FullMethodName      = "/muster.v1.ControlService/UpdateSecret"
+	ControlService_RotateSecret_FullMethodName      = "/muster.v1.ControlService/RotateSecret"
 	ControlService_RemoveSecret_FullMethodName      = "/muster.v1.ControlService/RemoveSecret"
 	ControlService_CreateConfig_FullMethodName      = "/muster.v1.ControlService/CreateConfig"
 	ControlService_GetConfig_FullMethodName         = "/muster.v1.ControlService/GetConfig"
 	ControlService_ListConfigs_FullMethodName       = "/muster.v1.ControlService/ListConfigs"
 	ControlService_UpdateConfig_FullMethodName      = "/muster.v1.ControlService/UpdateConfig"
+	ControlService_RotateConfig_FullMethodName      = "/muster.v1.ControlService/RotateConfig"
 	ControlService_RemoveConfig_FullMethodName      = "/muster.v1.ControlService/RemoveConfig"
 	ControlService_CreateVolume_FullMethodName      = "/muster.v1.ControlService/CreateVolume"
 	ControlService_GetVolume_FullMethodName         = "/muster.v1.ControlService/GetVolume"
@@ -130,15 +132,21 @@ type ControlServiceClient interface {
 	// Tries from a node whether a service is reached on a network. It sends packets, and
 	// takes some seconds.
 	TestNetwork(ctx context.Context, in *TestNetworkRequest, opts ...grpc.CallOption) (*TestNetworkResponse, error)
-	// Creates a secret.
+	// Creates a secret. Its data is sealed with the cluster's key: FAILED_PRECONDITION says
+	// that apid has none.
 	CreateSecret(ctx context.Context, in *CreateSecretRequest, opts ...grpc.CallOption) (*CreateSecretResponse, error)
-	// Returns one secret.
+	// Returns one secret, without its data.
 	GetSecret(ctx context.Context, in *GetSecretRequest, opts ...grpc.CallOption) (*GetSecretResponse, error)
-	// Returns the secrets that pass all filters, in order of id.
+	// Returns the secrets that pass all filters, in order of id, without their data.
 	ListSecrets(ctx context.Context, in *ListSecretsRequest, opts ...grpc.CallOption) (*ListSecretsResponse, error)
-	// Replaces the spec of a secret.
+	// Replaces the labels of a secret. Its name cannot be changed, and its data only by
+	// RotateSecret.
 	UpdateSecret(ctx context.Context, in *UpdateSecretRequest, opts ...grpc.CallOption) (*UpdateSecretResponse, error)
-	// Removes a secret.
+	// Gives a secret other data. Tasks that refer to it get the new data in place; those that
+	// ask for it are restarted.
+	RotateSecret(ctx context.Context, in *RotateSecretRequest, opts ...grpc.CallOption) (*RotateSecretResponse, error)
+	// Removes a secret. A secret that a service uses is not removed:
+	// FAILED_PRECONDITION names the services.
 	RemoveSecret(ctx context.Context, in *RemoveSecretRequest, opts ...grpc.CallOption) (*RemoveSecretResponse, error)
 	// Creates a config. Its data is stored once for all configs that have the same.
 	CreateConfig(ctx context.Context, in *CreateConfigRequest, opts ...grpc.CallOption) (*CreateConfigResponse, error)
@@ -146,9 +154,12 @@ type ControlServiceClient interface {
 	GetConfig(ctx context.Context, in *GetConfigRequest, opts ...grpc.CallOption) (*GetConfigResponse, error)
 	// Returns the configs that pass all filters, in order of id, without their data.
 	ListConfigs(ctx context.Context, in *ListConfigsRequest, opts ...grpc.CallOption) (*ListConfigsResponse, error)
-	// Replaces the labels of a config. Its name and data cannot be changed: create
-	// another config, and update the services that use it.
+	// Replaces the labels of a config. Its name cannot be changed, and its data only by
+	// RotateConfig.
 	UpdateConfig(ctx context.Context, in *UpdateConfigRequest, opts ...grpc.CallOption) (*UpdateConfigResponse, error)
+	// Gives a config other data. Tasks that refer to it get the new data in place; those that
+	// ask for it are restarted.
+	RotateConfig(ctx context.Context, in *RotateConfigRequest, opts ...grpc.CallOption) (*RotateConfigResponse, error)
 	// Removes a config. A config that a service uses is not removed:
 	// FAILED_PRECONDITION names the services.
 	RemoveConfig(ctx context.Context, in *RemoveConfigRequest, opts ...grpc.CallOption) (*RemoveConfigResponse, error)
@@ -183,11 +194,11 @@ type ControlServiceClient interface {
 	// signs at once, and both are trusted. All holders of certificates renew them;
 	// then the old root is no longer trusted.
 	RotateAuthority(ctx context.Context, in *RotateAuthorityRequest, opts ...grpc.CallOption) (*RotateAuthorityResponse, error)
-	// Returns which of the cluster's keys seals the secrets of its own certificate
-	// authority in the store, and which keys each apid has.
+	// Returns which of the cluster's keys seals what is secret in the store, and which keys
+	// each apid and each dispatcher has.
 	GetClusterKeys(ctx context.Context, in *GetClusterKeysRequest, opts ...grpc.CallOption) (*GetClusterKeysResponse, error)
-	// Seals those secrets with the first key of the apid that answers. It ends with
-	// FAILED_PRECONDITION if an apid does not have that key.
+	// Seals what is secret in the store with the first key of the apid that answers. It ends
+	// with FAILED_PRECONDITION if an apid, or a dispatcher that needs it, lacks that key.
 	ResealCluster(ctx context.Context, in *ResealClusterRequest, opts ...grpc.CallOption) (*ResealClusterResponse, error)
 	// Makes an API token for a person or a program.
 	CreateToken(ctx context.Context, in *CreateTokenRequest, opts ...grpc.CallOption) (*CreateTokenResponse, error)
@@ -449,6 +460,16 @@ func (c *controlServiceClient) UpdateSecret(ctx context.Context, in *UpdateSecre
 	return out, nil
 }
 
+func (c *controlServiceClient) RotateSecret(ctx context.Context, in *RotateSecretRequest, opts ...grpc.CallOption) (*RotateSecretResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RotateSecretResponse)
+	err := c.cc.Invoke(ctx, ControlService_RotateSecret_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *controlServiceClient) RemoveSecret(ctx context.Context, in *RemoveSecretRequest, opts ...grpc.CallOption) (*RemoveSecretResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(RemoveSecretResponse)
@@ -493,6 +514,16 @@ func (c *controlServiceClient) UpdateConfig(ctx context.Context, in *UpdateConfi
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(UpdateConfigResponse)
 	err := c.cc.Invoke(ctx, ControlService_UpdateConfig_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controlServiceClient) RotateConfig(ctx context.Context, in *RotateConfigRequest, opts ...grpc.CallOption) (*RotateConfigResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RotateConfigResponse)
+	err := c.cc.Invoke(ctx, ControlService_RotateConfig_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -814,15 +845,21 @@ type ControlServiceServer interface {
 	// Tries from a node whether a service is reached on a network. It sends packets, and
 	// takes some seconds.
 	TestNetwork(context.Context, *TestNetworkRequest) (*TestNetworkResponse, error)
-	// Creates a secret.
+	// Creates a secret. Its data is sealed with the cluster's key: FAILED_PRECONDITION says
+	// that apid has none.
 	CreateSecret(context.Context, *CreateSecretRequest) (*CreateSecretResponse, error)
-	// Returns one secret.
+	// Returns one secret, without its data.
 	GetSecret(context.Context, *GetSecretRequest) (*GetSecretResponse, error)
-	// Returns the secrets that pass all filters, in order of id.
+	// Returns the secrets that pass all filters, in order of id, without their data.
 	ListSecrets(context.Context, *ListSecretsRequest) (*ListSecretsResponse, error)
-	// Replaces the spec of a secret.
+	// Replaces the labels of a secret. Its name cannot be changed, and its data only by
+	// RotateSecret.
 	UpdateSecret(context.Context, *UpdateSecretRequest) (*UpdateSecretResponse, error)
-	// Removes a secret.
+	// Gives a secret other data. Tasks that refer to it get the new data in place; those that
+	// ask for it are restarted.
+	RotateSecret(context.Context, *RotateSecretRequest) (*RotateSecretResponse, error)
+	// Removes a secret. A secret that a service uses is not removed:
+	// FAILED_PRECONDITION names the services.
 	RemoveSecret(context.Context, *RemoveSecretRequest) (*RemoveSecretResponse, error)
 	// Creates a config. Its data is stored once for all configs that have the same.
 	CreateConfig(context.Context, *CreateConfigRequest) (*CreateConfigResponse, error)
@@ -830,9 +867,12 @@ type ControlServiceServer interface {
 	GetConfig(context.Context, *GetConfigRequest) (*GetConfigResponse, error)
 	// Returns the configs that pass all filters, in order of id, without their data.
 	ListConfigs(context.Context, *ListConfigsRequest) (*ListConfigsResponse, error)
-	// Replaces the labels of a config. Its name and data cannot be changed: create
-	// another config, and update the services that use it.
+	// Replaces the labels of a config. Its name cannot be changed, and its data only by
+	// RotateConfig.
 	UpdateConfig(context.Context, *UpdateConfigRequest) (*UpdateConfigResponse, error)
+	// Gives a config other data. Tasks that refer to it get the new data in place; those that
+	// ask for it are restarted.
+	RotateConfig(context.Context, *RotateConfigRequest) (*RotateConfigResponse, error)
 	// Removes a config. A config that a service uses is not removed:
 	// FAILED_PRECONDITION names the services.
 	RemoveConfig(context.Context, *RemoveConfigRequest) (*RemoveConfigResponse, error)
@@ -867,11 +907,11 @@ type ControlServiceServer interface {
 	// signs at once, and both are trusted. All holders of certificates renew them;
 	// then the old root is no longer trusted.
 	RotateAuthority(context.Context, *RotateAuthorityRequest) (*RotateAuthorityResponse, error)
-	// Returns which of the cluster's keys seals the secrets of its own certificate
-	// authority in the store, and which keys each apid has.
+	// Returns which of the cluster's keys seals what is secret in the store, and which keys
+	// each apid and each dispatcher has.
 	GetClusterKeys(context.Context, *GetClusterKeysRequest) (*GetClusterKeysResponse, error)
-	// Seals those secrets with the first key of the apid that answers. It ends with
-	// FAILED_PRECONDITION if an apid does not have that key.
+	// Seals what is secret in the store with the first key of the apid that answers. It ends
+	// with FAILED_PRECONDITION if an apid, or a dispatcher that needs it, lacks that key.
 	ResealCluster(context.Context, *ResealClusterRequest) (*ResealClusterResponse, error)
 	// Makes an API token for a person or a program.
 	CreateToken(context.Context, *CreateTokenRequest) (*CreateTokenResponse, error)
@@ -972,6 +1012,9 @@ func (UnimplementedControlServiceServer) ListSecrets(context.Context, *ListSecre
 func (UnimplementedControlServiceServer) UpdateSecret(context.Context, *UpdateSecretRequest) (*UpdateSecretResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method UpdateSecret not implemented")
 }
+func (UnimplementedControlServiceServer) RotateSecret(context.Context, *RotateSecretRequest) (*RotateSecretResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RotateSecret not implemented")
+}
 func (UnimplementedControlServiceServer) RemoveSecret(context.Context, *RemoveSecretRequest) (*RemoveSecretResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RemoveSecret not implemented")
 }
@@ -986,6 +1029,9 @@ func (UnimplementedControlServiceServer) ListConfigs(context.Context, *ListConfi
 }
 func (UnimplementedControlServiceServer) UpdateConfig(context.Context, *UpdateConfigRequest) (*UpdateConfigResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method UpdateConfig not implemented")
+}
+func (UnimplementedControlServiceServer) RotateConfig(context.Context, *RotateConfigRequest) (*RotateConfigResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RotateConfig not implemented")
 }
 func (UnimplementedControlServiceServer) RemoveConfig(context.Context, *RemoveConfigRequest) (*RemoveConfigResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RemoveConfig not implemented")
@@ -1491,6 +1537,24 @@ func _ControlService_UpdateSecret_Handler(srv interface{}, ctx context.Context, 
 	return interceptor(ctx, in, info, handler)
 }
 
+func _ControlService_RotateSecret_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RotateSecretRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServiceServer).RotateSecret(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ControlService_RotateSecret_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServiceServer).RotateSecret(ctx, req.(*RotateSecretRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _ControlService_RemoveSecret_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(RemoveSecretRequest)
 	if err := dec(in); err != nil {
@@ -1577,6 +1641,24 @@ func _ControlService_UpdateConfig_Handler(srv interface{}, ctx context.Context, 
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(ControlServiceServer).UpdateConfig(ctx, req.(*UpdateConfigRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ControlService_RotateConfig_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RotateConfigRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServiceServer).RotateConfig(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ControlService_RotateConfig_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServiceServer).RotateConfig(ctx, req.(*RotateConfigRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -2074,6 +2156,10 @@ var ControlService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _ControlService_UpdateSecret_Handler,
 		},
 		{
+			MethodName: "RotateSecret",
+			Handler:    _ControlService_RotateSecret_Handler,
+		},
+		{
 			MethodName: "RemoveSecret",
 			Handler:    _ControlService_RemoveSecret_Handler,
 		},
@@ -2092,6 +2178,10 @@ var ControlService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "UpdateConfig",
 			Handler:    _ControlService_UpdateConfig_Handler,
+		},
+		{
+			MethodName: "RotateConfig",
+			Handler:    _ControlService_RotateConfig_Handler,
 		},
 		{
 			MethodName: "RemoveConfig",

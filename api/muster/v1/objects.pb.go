@@ -2730,10 +2730,13 @@ func (x *NetworkBlock) GetSubnets() []string {
 // Secret is data that only the tasks that refer to it may read. Reading a
 // secret from the API never returns its data.
 type Secret struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	Meta          *Meta                  `protobuf:"bytes,2,opt,name=meta,proto3" json:"meta,omitempty"`
-	Spec          *SecretSpec            `protobuf:"bytes,3,opt,name=spec,proto3" json:"spec,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Meta  *Meta                  `protobuf:"bytes,2,opt,name=meta,proto3" json:"meta,omitempty"`
+	// Without its data.
+	Spec *SecretSpec `protobuf:"bytes,3,opt,name=spec,proto3" json:"spec,omitempty"`
+	// When the secret got the data that it has.
+	RotatedAt     *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=rotated_at,json=rotatedAt,proto3" json:"rotated_at,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2789,6 +2792,13 @@ func (x *Secret) GetSpec() *SecretSpec {
 	return nil
 }
 
+func (x *Secret) GetRotatedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.RotatedAt
+	}
+	return nil
+}
+
 // Config is data for tasks that is no secret.
 type Config struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2799,7 +2809,9 @@ type Config struct {
 	// The length of the data in bytes.
 	Size uint64 `protobuf:"varint,4,opt,name=size,proto3" json:"size,omitempty"`
 	// The SHA-256 of the data, in hexadecimal.
-	Digest        string `protobuf:"bytes,5,opt,name=digest,proto3" json:"digest,omitempty"`
+	Digest string `protobuf:"bytes,5,opt,name=digest,proto3" json:"digest,omitempty"`
+	// When the config got the data that it has.
+	RotatedAt     *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=rotated_at,json=rotatedAt,proto3" json:"rotated_at,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2867,6 +2879,13 @@ func (x *Config) GetDigest() string {
 		return x.Digest
 	}
 	return ""
+}
+
+func (x *Config) GetRotatedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.RotatedAt
+	}
+	return nil
 }
 
 // Volume is storage of the cluster that follows its task.
@@ -3993,17 +4012,21 @@ const file_muster_v1_objects_proto_rawDesc = "" +
 	"serviceIds\"A\n" +
 	"\fNetworkBlock\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x18\n" +
-	"\asubnets\x18\x02 \x03(\tR\asubnets\"h\n" +
+	"\asubnets\x18\x02 \x03(\tR\asubnets\"\xa3\x01\n" +
 	"\x06Secret\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12#\n" +
 	"\x04meta\x18\x02 \x01(\v2\x0f.muster.v1.MetaR\x04meta\x12)\n" +
-	"\x04spec\x18\x03 \x01(\v2\x15.muster.v1.SecretSpecR\x04spec\"\x94\x01\n" +
+	"\x04spec\x18\x03 \x01(\v2\x15.muster.v1.SecretSpecR\x04spec\x129\n" +
+	"\n" +
+	"rotated_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\trotatedAt\"\xcf\x01\n" +
 	"\x06Config\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12#\n" +
 	"\x04meta\x18\x02 \x01(\v2\x0f.muster.v1.MetaR\x04meta\x12)\n" +
 	"\x04spec\x18\x03 \x01(\v2\x15.muster.v1.ConfigSpecR\x04spec\x12\x12\n" +
 	"\x04size\x18\x04 \x01(\x04R\x04size\x12\x16\n" +
-	"\x06digest\x18\x05 \x01(\tR\x06digest\"h\n" +
+	"\x06digest\x18\x05 \x01(\tR\x06digest\x129\n" +
+	"\n" +
+	"rotated_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\trotatedAt\"h\n" +
 	"\x06Volume\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12#\n" +
 	"\x04meta\x18\x02 \x01(\v2\x0f.muster.v1.MetaR\x04meta\x12)\n" +
@@ -4266,30 +4289,32 @@ var file_muster_v1_objects_proto_depIdxs = []int32{
 	32, // 65: muster.v1.NetworkStatus.blocks:type_name -> muster.v1.NetworkBlock
 	8,  // 66: muster.v1.Secret.meta:type_name -> muster.v1.Meta
 	60, // 67: muster.v1.Secret.spec:type_name -> muster.v1.SecretSpec
-	8,  // 68: muster.v1.Config.meta:type_name -> muster.v1.Meta
-	61, // 69: muster.v1.Config.spec:type_name -> muster.v1.ConfigSpec
-	8,  // 70: muster.v1.Volume.meta:type_name -> muster.v1.Meta
-	62, // 71: muster.v1.Volume.spec:type_name -> muster.v1.VolumeSpec
-	8,  // 72: muster.v1.Cluster.meta:type_name -> muster.v1.Meta
-	63, // 73: muster.v1.Cluster.spec:type_name -> muster.v1.ClusterSpec
-	37, // 74: muster.v1.Cluster.status:type_name -> muster.v1.ClusterStatus
-	38, // 75: muster.v1.ClusterStatus.daemons:type_name -> muster.v1.DaemonStatus
-	53, // 76: muster.v1.StoreStatus.latency:type_name -> google.protobuf.Duration
-	53, // 77: muster.v1.StoreStatus.stale_for:type_name -> google.protobuf.Duration
-	47, // 78: muster.v1.DaemonInstance.started_at:type_name -> google.protobuf.Timestamp
-	5,  // 79: muster.v1.DaemonInstance.health:type_name -> muster.v1.DaemonInstance.Health
-	41, // 80: muster.v1.DaemonInstance.shards:type_name -> muster.v1.ShardHolding
-	42, // 81: muster.v1.DaemonInstance.view:type_name -> muster.v1.ViewLag
-	47, // 82: muster.v1.ShardHolding.since:type_name -> google.protobuf.Timestamp
-	53, // 83: muster.v1.ViewLag.time:type_name -> google.protobuf.Duration
-	6,  // 84: muster.v1.NetworkCheck.kind:type_name -> muster.v1.NetworkCheck.Kind
-	7,  // 85: muster.v1.NetworkCheck.result:type_name -> muster.v1.NetworkCheck.Result
-	53, // 86: muster.v1.NetworkCheck.took:type_name -> google.protobuf.Duration
-	87, // [87:87] is the sub-list for method output_type
-	87, // [87:87] is the sub-list for method input_type
-	87, // [87:87] is the sub-list for extension type_name
-	87, // [87:87] is the sub-list for extension extendee
-	0,  // [0:87] is the sub-list for field type_name
+	47, // 68: muster.v1.Secret.rotated_at:type_name -> google.protobuf.Timestamp
+	8,  // 69: muster.v1.Config.meta:type_name -> muster.v1.Meta
+	61, // 70: muster.v1.Config.spec:type_name -> muster.v1.ConfigSpec
+	47, // 71: muster.v1.Config.rotated_at:type_name -> google.protobuf.Timestamp
+	8,  // 72: muster.v1.Volume.meta:type_name -> muster.v1.Meta
+	62, // 73: muster.v1.Volume.spec:type_name -> muster.v1.VolumeSpec
+	8,  // 74: muster.v1.Cluster.meta:type_name -> muster.v1.Meta
+	63, // 75: muster.v1.Cluster.spec:type_name -> muster.v1.ClusterSpec
+	37, // 76: muster.v1.Cluster.status:type_name -> muster.v1.ClusterStatus
+	38, // 77: muster.v1.ClusterStatus.daemons:type_name -> muster.v1.DaemonStatus
+	53, // 78: muster.v1.StoreStatus.latency:type_name -> google.protobuf.Duration
+	53, // 79: muster.v1.StoreStatus.stale_for:type_name -> google.protobuf.Duration
+	47, // 80: muster.v1.DaemonInstance.started_at:type_name -> google.protobuf.Timestamp
+	5,  // 81: muster.v1.DaemonInstance.health:type_name -> muster.v1.DaemonInstance.Health
+	41, // 82: muster.v1.DaemonInstance.shards:type_name -> muster.v1.ShardHolding
+	42, // 83: muster.v1.DaemonInstance.view:type_name -> muster.v1.ViewLag
+	47, // 84: muster.v1.ShardHolding.since:type_name -> google.protobuf.Timestamp
+	53, // 85: muster.v1.ViewLag.time:type_name -> google.protobuf.Duration
+	6,  // 86: muster.v1.NetworkCheck.kind:type_name -> muster.v1.NetworkCheck.Kind
+	7,  // 87: muster.v1.NetworkCheck.result:type_name -> muster.v1.NetworkCheck.Result
+	53, // 88: muster.v1.NetworkCheck.took:type_name -> google.protobuf.Duration
+	89, // [89:89] is the sub-list for method output_type
+	89, // [89:89] is the sub-list for method input_type
+	89, // [89:89] is the sub-list for extension type_name
+	89, // [89:89] is the sub-list for extension extendee
+	0,  // [0:89] is the sub-list for field type_name
 }
 
 func init() { file_muster_v1_objects_proto_init() }

@@ -4828,12 +4828,16 @@ func (x *IPAMConfig) GetReserved() map[string]string {
 
 // SecretSpec is what a user asks of a secret.
 type SecretSpec struct {
-	state  protoimpl.MessageState `protogen:"open.v1"`
-	Name   string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Labels map[string]string      `protobuf:"bytes,2,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	// At most 500 KiB. Write-only.
-	Data          []byte  `protobuf:"bytes,3,opt,name=data,proto3" json:"data,omitempty"`
-	Templating    *Driver `protobuf:"bytes,4,opt,name=templating,proto3" json:"templating,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Unique among secrets, whatever the case of its letters: 1 to 64 letters, digits,
+	// "-", "_" and ".".
+	Name   string            `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Labels map[string]string `protobuf:"bytes,2,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// 1 byte to 500 KiB. Write-only: no call returns it.
+	Data []byte `protobuf:"bytes,3,opt,name=data,proto3" json:"data,omitempty"`
+	// Not implemented yet.
+	Templating *Driver `protobuf:"bytes,4,opt,name=templating,proto3" json:"templating,omitempty"`
+	// Not implemented yet.
 	Driver        *Driver `protobuf:"bytes,5,opt,name=driver,proto3" json:"driver,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -24,6 +24,15 @@ key_prefix "muster/clusters/" {
 key_prefix "muster/configs/" {
   policy = "write"
 }
+key_prefix "muster/sealing/" {
+  policy = "write"
+}
+key_prefix "muster/secrets/" {
+  policy = "write"
+}
+key_prefix "muster/sealedblobs/" {
+  policy = "write"
+}
 key_prefix "muster/networks/" {
   policy = "write"
 }
@@ -54,6 +63,15 @@ key "muster/changes/clusters" {
   policy = "write"
 }
 key "muster/changes/configs" {
+  policy = "write"
+}
+key "muster/changes/sealing" {
+  policy = "write"
+}
+key "muster/changes/secrets" {
+  policy = "write"
+}
+key "muster/changes/sealedblobs" {
   policy = "write"
 }
 key "muster/changes/networks" {

@@ -25,10 +25,20 @@ type Networks interface {
 type Reader struct {
 	tables   *state.Tables
 	networks Networks
+	secrets  Secrets
+}
+
+// Secrets opens the data of secrets.
+type Secrets interface {
+	// OpenSecret returns the data of a secret from what lies sealed in the store. It reports
+	// its errors itself.
+	OpenSecret(id string, record *recordv1.Secret, sealed []byte) ([]byte, error)
 }
 
 // NewReader returns a reader of tables.
-func NewReader(tables *state.Tables, networks Networks) Reader { return Reader{tables, networks} }
+func NewReader(tables *state.Tables, networks Networks, secrets Secrets) Reader {
+	return Reader{tables, networks, secrets}
+}
 
 // Offers returns all of a node's assignments.
 func (d Reader) Offers(r store.Reader, node string) []Offer {
@@ -145,5 +155,23 @@ func (d Reader) config(r store.Reader, id string) Object {
 	return object
 }
 
-// secret returns a secret that is not there.
-func (d Reader) secret(_ store.Reader, id string) Object { return Object{Ref: Ref{KindSecret, id}} }
+func (d Reader) secret(r store.Reader, id string) Object {
+	object := Object{Ref: Ref{KindSecret, id}}
+	if e, ok := d.tables.Secrets.Get(r, id); ok {
+		object.Version, object.Digest = e.Version, string(e.Value.Digest)
+		object.Load = func() proto.Message {
+			sealed, err := d.tables.ReadSealed(r, e.Value.Digest)
+			if err != nil {
+				// The table of blobs may be late.
+				return nil
+			}
+			data, err := d.secrets.OpenSecret(id, e.Value, sealed)
+			if err != nil {
+				return nil
+			}
+			spec := e.Value.GetSpec()
+			return &dispatcherv1.AssignedSecret{Id: id, Data: data, Name: spec.GetName(), Templating: spec.GetTemplating().GetName()}
+		}
+	}
+	return object
+}

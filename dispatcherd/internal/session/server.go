@@ -101,6 +101,7 @@ type Config struct {
 	Store     Store
 	Tables    *state.Tables
 	Networks  Networks
+	Secrets   assignments.Secrets
 	Logs      *logs.Broker
 	Probes    *probes.Broker
 	Calls     *calls.Group
@@ -123,7 +124,7 @@ type Server struct {
 
 // NewServer returns a server.
 func NewServer(cfg Config) *Server {
-	return &Server{cfg: cfg, log: cfg.Logger, metrics: cfg.Metrics, assignments: assignments.NewReader(cfg.Tables, cfg.Networks)}
+	return &Server{cfg: cfg, log: cfg.Logger, metrics: cfg.Metrics, assignments: assignments.NewReader(cfg.Tables, cfg.Networks, cfg.Secrets)}
 }
 
 // Session implements the method of the service. The call returns when the session

@@ -267,9 +267,11 @@ type Config struct {
 	// The SHA-256 of the data.
 	Digest []byte `protobuf:"bytes,2,opt,name=digest,proto3" json:"digest,omitempty"`
 	// The length of the data.
-	Size          uint64 `protobuf:"varint,3,opt,name=size,proto3" json:"size,omitempty"`
-	CreatedAt     int64  `protobuf:"varint,4,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
-	UpdatedAt     int64  `protobuf:"varint,5,opt,name=updated_at,json=updatedAt,proto3" json:"updated_at,omitempty"`
+	Size      uint64 `protobuf:"varint,3,opt,name=size,proto3" json:"size,omitempty"`
+	CreatedAt int64  `protobuf:"varint,4,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
+	UpdatedAt int64  `protobuf:"varint,5,opt,name=updated_at,json=updatedAt,proto3" json:"updated_at,omitempty"`
+	// When the config got the data that it has. 0: when it was created.
+	RotatedAt     int64 `protobuf:"varint,6,opt,name=rotated_at,json=rotatedAt,proto3" json:"rotated_at,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -339,7 +341,223 @@ func (x *Config) GetUpdatedAt() int64 {
 	return 0
 }
 
-// Blob is a record of table "blobs", written by apid: data that is too long for one
+func (x *Config) GetRotatedAt() int64 {
+	if x != nil {
+		return x.RotatedAt
+	}
+	return 0
+}
+
+// Secret is a record of table "secrets", written by apid under the secret's id.
+type Secret struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The spec without its data.
+	Spec *v1.SecretSpec `protobuf:"bytes,1,opt,name=spec,proto3" json:"spec,omitempty"`
+	// What the data is sealed with. Another key of the cluster changes it, and nothing else.
+	Envelope *Envelope `protobuf:"bytes,2,opt,name=envelope,proto3" json:"envelope,omitempty"`
+	// The SHA-256 of the sealed data, which lies in table "sealedblobs". It changes with the data,
+	// and no two secrets have the same.
+	Digest []byte `protobuf:"bytes,3,opt,name=digest,proto3" json:"digest,omitempty"`
+	// The length of the sealed data.
+	Size      uint64 `protobuf:"varint,4,opt,name=size,proto3" json:"size,omitempty"`
+	CreatedAt int64  `protobuf:"varint,5,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
+	UpdatedAt int64  `protobuf:"varint,6,opt,name=updated_at,json=updatedAt,proto3" json:"updated_at,omitempty"`
+	// When the secret got the data that it has.
+	RotatedAt     int64 `protobuf:"varint,7,opt,name=rotated_at,json=rotatedAt,proto3" json:"rotated_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Secret) Reset() {
+	*x = Secret{}
+	mi := &file_muster_record_v1_record_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Secret) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Secret) ProtoMessage() {}
+
+func (x *Secret) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_record_v1_record_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Secret.ProtoReflect.Descriptor instead.
+func (*Secret) Descriptor() ([]byte, []int) {
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Secret) GetSpec() *v1.SecretSpec {
+	if x != nil {
+		return x.Spec
+	}
+	return nil
+}
+
+func (x *Secret) GetEnvelope() *Envelope {
+	if x != nil {
+		return x.Envelope
+	}
+	return nil
+}
+
+func (x *Secret) GetDigest() []byte {
+	if x != nil {
+		return x.Digest
+	}
+	return nil
+}
+
+func (x *Secret) GetSize() uint64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *Secret) GetCreatedAt() int64 {
+	if x != nil {
+		return x.CreatedAt
+	}
+	return 0
+}
+
+func (x *Secret) GetUpdatedAt() int64 {
+	if x != nil {
+		return x.UpdatedAt
+	}
+	return 0
+}
+
+func (x *Secret) GetRotatedAt() int64 {
+	if x != nil {
+		return x.RotatedAt
+	}
+	return 0
+}
+
+// Envelope holds the key that data of one record is sealed with, sealed with a key of the
+// cluster.
+type Envelope struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The name of the cluster's key.
+	KeyName       string `protobuf:"bytes,1,opt,name=key_name,json=keyName,proto3" json:"key_name,omitempty"`
+	DataKey       []byte `protobuf:"bytes,2,opt,name=data_key,json=dataKey,proto3" json:"data_key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Envelope) Reset() {
+	*x = Envelope{}
+	mi := &file_muster_record_v1_record_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Envelope) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Envelope) ProtoMessage() {}
+
+func (x *Envelope) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_record_v1_record_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Envelope.ProtoReflect.Descriptor instead.
+func (*Envelope) Descriptor() ([]byte, []int) {
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Envelope) GetKeyName() string {
+	if x != nil {
+		return x.KeyName
+	}
+	return ""
+}
+
+func (x *Envelope) GetDataKey() []byte {
+	if x != nil {
+		return x.DataKey
+	}
+	return nil
+}
+
+// Sealing is the record of table "sealing", written by apid under "default".
+type Sealing struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The name of the cluster's key that new records are sealed with.
+	KeyName       string `protobuf:"bytes,1,opt,name=key_name,json=keyName,proto3" json:"key_name,omitempty"`
+	UpdatedAt     int64  `protobuf:"varint,2,opt,name=updated_at,json=updatedAt,proto3" json:"updated_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Sealing) Reset() {
+	*x = Sealing{}
+	mi := &file_muster_record_v1_record_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Sealing) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Sealing) ProtoMessage() {}
+
+func (x *Sealing) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_record_v1_record_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Sealing.ProtoReflect.Descriptor instead.
+func (*Sealing) Descriptor() ([]byte, []int) {
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Sealing) GetKeyName() string {
+	if x != nil {
+		return x.KeyName
+	}
+	return ""
+}
+
+func (x *Sealing) GetUpdatedAt() int64 {
+	if x != nil {
+		return x.UpdatedAt
+	}
+	return 0
+}
+
+// Blob is a record of table "blobs", which holds data of configs, or "sealedblobs", which
+// holds sealed data of secrets. Both are written by apid: data that is too long for one
 // record, stored once under the SHA-256 of its content in hexadecimal. Under "<digest>"
 // it says that the data is there or is being written. Under "<digest>/<n>" it is the
 // n-th chunk, counted with four digits from 0.
@@ -357,7 +575,7 @@ type Blob struct {
 
 func (x *Blob) Reset() {
 	*x = Blob{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[3]
+	mi := &file_muster_record_v1_record_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -369,7 +587,7 @@ func (x *Blob) String() string {
 func (*Blob) ProtoMessage() {}
 
 func (x *Blob) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[3]
+	mi := &file_muster_record_v1_record_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -382,7 +600,7 @@ func (x *Blob) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Blob.ProtoReflect.Descriptor instead.
 func (*Blob) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{3}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Blob) GetSize() uint64 {
@@ -424,7 +642,7 @@ type Name struct {
 
 func (x *Name) Reset() {
 	*x = Name{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[4]
+	mi := &file_muster_record_v1_record_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -436,7 +654,7 @@ func (x *Name) String() string {
 func (*Name) ProtoMessage() {}
 
 func (x *Name) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[4]
+	mi := &file_muster_record_v1_record_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -449,7 +667,7 @@ func (x *Name) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Name.ProtoReflect.Descriptor instead.
 func (*Name) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{4}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Name) GetId() string {
@@ -507,7 +725,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[5]
+	mi := &file_muster_record_v1_record_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -519,7 +737,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[5]
+	mi := &file_muster_record_v1_record_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -532,7 +750,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{5}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Node) GetSpec() *v1.NodeSpec {
@@ -616,7 +834,7 @@ type Authority struct {
 
 func (x *Authority) Reset() {
 	*x = Authority{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[6]
+	mi := &file_muster_record_v1_record_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -628,7 +846,7 @@ func (x *Authority) String() string {
 func (*Authority) ProtoMessage() {}
 
 func (x *Authority) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[6]
+	mi := &file_muster_record_v1_record_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -641,7 +859,7 @@ func (x *Authority) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Authority.ProtoReflect.Descriptor instead.
 func (*Authority) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{6}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Authority) GetDomain() string {
@@ -706,7 +924,7 @@ type RootRotation struct {
 
 func (x *RootRotation) Reset() {
 	*x = RootRotation{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[7]
+	mi := &file_muster_record_v1_record_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -718,7 +936,7 @@ func (x *RootRotation) String() string {
 func (*RootRotation) ProtoMessage() {}
 
 func (x *RootRotation) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[7]
+	mi := &file_muster_record_v1_record_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -731,7 +949,7 @@ func (x *RootRotation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RootRotation.ProtoReflect.Descriptor instead.
 func (*RootRotation) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{7}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *RootRotation) GetStartedAt() int64 {
@@ -769,7 +987,7 @@ type AuthoritySecrets struct {
 
 func (x *AuthoritySecrets) Reset() {
 	*x = AuthoritySecrets{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[8]
+	mi := &file_muster_record_v1_record_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -781,7 +999,7 @@ func (x *AuthoritySecrets) String() string {
 func (*AuthoritySecrets) ProtoMessage() {}
 
 func (x *AuthoritySecrets) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[8]
+	mi := &file_muster_record_v1_record_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -794,7 +1012,7 @@ func (x *AuthoritySecrets) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuthoritySecrets.ProtoReflect.Descriptor instead.
 func (*AuthoritySecrets) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{8}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *AuthoritySecrets) GetKey() []byte {
@@ -837,7 +1055,7 @@ type Token struct {
 
 func (x *Token) Reset() {
 	*x = Token{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[9]
+	mi := &file_muster_record_v1_record_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -849,7 +1067,7 @@ func (x *Token) String() string {
 func (*Token) ProtoMessage() {}
 
 func (x *Token) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[9]
+	mi := &file_muster_record_v1_record_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -862,7 +1080,7 @@ func (x *Token) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Token.ProtoReflect.Descriptor instead.
 func (*Token) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{9}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Token) GetName() string {
@@ -919,7 +1137,7 @@ type Cluster struct {
 
 func (x *Cluster) Reset() {
 	*x = Cluster{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[10]
+	mi := &file_muster_record_v1_record_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -931,7 +1149,7 @@ func (x *Cluster) String() string {
 func (*Cluster) ProtoMessage() {}
 
 func (x *Cluster) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[10]
+	mi := &file_muster_record_v1_record_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -944,7 +1162,7 @@ func (x *Cluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cluster.ProtoReflect.Descriptor instead.
 func (*Cluster) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{10}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Cluster) GetSpec() *v1.ClusterSpec {
@@ -1019,7 +1237,7 @@ type Task struct {
 
 func (x *Task) Reset() {
 	*x = Task{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[11]
+	mi := &file_muster_record_v1_record_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1031,7 +1249,7 @@ func (x *Task) String() string {
 func (*Task) ProtoMessage() {}
 
 func (x *Task) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[11]
+	mi := &file_muster_record_v1_record_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1044,7 +1262,7 @@ func (x *Task) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Task.ProtoReflect.Descriptor instead.
 func (*Task) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{11}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Task) GetSlot() uint64 {
@@ -1191,7 +1409,7 @@ type Turn struct {
 
 func (x *Turn) Reset() {
 	*x = Turn{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[12]
+	mi := &file_muster_record_v1_record_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1203,7 +1421,7 @@ func (x *Turn) String() string {
 func (*Turn) ProtoMessage() {}
 
 func (x *Turn) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[12]
+	mi := &file_muster_record_v1_record_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1216,7 +1434,7 @@ func (x *Turn) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Turn.ProtoReflect.Descriptor instead.
 func (*Turn) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{12}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Turn) GetRollout() uint64 {
@@ -1266,7 +1484,7 @@ type Rollout struct {
 
 func (x *Rollout) Reset() {
 	*x = Rollout{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[13]
+	mi := &file_muster_record_v1_record_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1278,7 +1496,7 @@ func (x *Rollout) String() string {
 func (*Rollout) ProtoMessage() {}
 
 func (x *Rollout) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[13]
+	mi := &file_muster_record_v1_record_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1291,7 +1509,7 @@ func (x *Rollout) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rollout.ProtoReflect.Descriptor instead.
 func (*Rollout) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{13}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Rollout) GetState() v1.UpdateStatus_State {
@@ -1377,7 +1595,7 @@ type Network struct {
 
 func (x *Network) Reset() {
 	*x = Network{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[14]
+	mi := &file_muster_record_v1_record_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1389,7 +1607,7 @@ func (x *Network) String() string {
 func (*Network) ProtoMessage() {}
 
 func (x *Network) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[14]
+	mi := &file_muster_record_v1_record_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1402,7 +1620,7 @@ func (x *Network) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Network.ProtoReflect.Descriptor instead.
 func (*Network) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{14}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Network) GetSpec() *v1.NetworkSpec {
@@ -1457,7 +1675,7 @@ type NetworkState struct {
 
 func (x *NetworkState) Reset() {
 	*x = NetworkState{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[15]
+	mi := &file_muster_record_v1_record_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1469,7 +1687,7 @@ func (x *NetworkState) String() string {
 func (*NetworkState) ProtoMessage() {}
 
 func (x *NetworkState) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[15]
+	mi := &file_muster_record_v1_record_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1482,7 +1700,7 @@ func (x *NetworkState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkState.ProtoReflect.Descriptor instead.
 func (*NetworkState) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{15}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *NetworkState) GetSubnets() []string {
@@ -1563,7 +1781,7 @@ type Block struct {
 
 func (x *Block) Reset() {
 	*x = Block{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[16]
+	mi := &file_muster_record_v1_record_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1575,7 +1793,7 @@ func (x *Block) String() string {
 func (*Block) ProtoMessage() {}
 
 func (x *Block) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[16]
+	mi := &file_muster_record_v1_record_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1588,7 +1806,7 @@ func (x *Block) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Block.ProtoReflect.Descriptor instead.
 func (*Block) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{16}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Block) GetNodeId() string {
@@ -1628,7 +1846,7 @@ type AllocatorFence struct {
 
 func (x *AllocatorFence) Reset() {
 	*x = AllocatorFence{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[17]
+	mi := &file_muster_record_v1_record_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1640,7 +1858,7 @@ func (x *AllocatorFence) String() string {
 func (*AllocatorFence) ProtoMessage() {}
 
 func (x *AllocatorFence) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[17]
+	mi := &file_muster_record_v1_record_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1653,7 +1871,7 @@ func (x *AllocatorFence) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AllocatorFence.ProtoReflect.Descriptor instead.
 func (*AllocatorFence) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{17}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *AllocatorFence) GetHolder() string {
@@ -1685,7 +1903,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[18]
+	mi := &file_muster_record_v1_record_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1697,7 +1915,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[18]
+	mi := &file_muster_record_v1_record_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1710,7 +1928,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{18}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Endpoint) GetEndpoint() *v1.Endpoint {
@@ -1760,7 +1978,7 @@ type Assignment struct {
 
 func (x *Assignment) Reset() {
 	*x = Assignment{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[19]
+	mi := &file_muster_record_v1_record_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1772,7 +1990,7 @@ func (x *Assignment) String() string {
 func (*Assignment) ProtoMessage() {}
 
 func (x *Assignment) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[19]
+	mi := &file_muster_record_v1_record_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1785,7 +2003,7 @@ func (x *Assignment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Assignment.ProtoReflect.Descriptor instead.
 func (*Assignment) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{19}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Assignment) GetAssignedAt() int64 {
@@ -1860,7 +2078,7 @@ type Placement struct {
 
 func (x *Placement) Reset() {
 	*x = Placement{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[20]
+	mi := &file_muster_record_v1_record_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1872,7 +2090,7 @@ func (x *Placement) String() string {
 func (*Placement) ProtoMessage() {}
 
 func (x *Placement) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[20]
+	mi := &file_muster_record_v1_record_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1885,7 +2103,7 @@ func (x *Placement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Placement.ProtoReflect.Descriptor instead.
 func (*Placement) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{20}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Placement) GetPending() uint64 {
@@ -1932,7 +2150,7 @@ type SchedulerFence struct {
 
 func (x *SchedulerFence) Reset() {
 	*x = SchedulerFence{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[21]
+	mi := &file_muster_record_v1_record_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1944,7 +2162,7 @@ func (x *SchedulerFence) String() string {
 func (*SchedulerFence) ProtoMessage() {}
 
 func (x *SchedulerFence) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[21]
+	mi := &file_muster_record_v1_record_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1957,7 +2175,7 @@ func (x *SchedulerFence) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SchedulerFence.ProtoReflect.Descriptor instead.
 func (*SchedulerFence) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{21}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *SchedulerFence) GetHolder() string {
@@ -1986,7 +2204,7 @@ type FilterCount struct {
 
 func (x *FilterCount) Reset() {
 	*x = FilterCount{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[22]
+	mi := &file_muster_record_v1_record_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1998,7 +2216,7 @@ func (x *FilterCount) String() string {
 func (*FilterCount) ProtoMessage() {}
 
 func (x *FilterCount) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[22]
+	mi := &file_muster_record_v1_record_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2011,7 +2229,7 @@ func (x *FilterCount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FilterCount.ProtoReflect.Descriptor instead.
 func (*FilterCount) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{22}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *FilterCount) GetFilter() string {
@@ -2053,7 +2271,7 @@ type NodeState struct {
 
 func (x *NodeState) Reset() {
 	*x = NodeState{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[23]
+	mi := &file_muster_record_v1_record_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2065,7 +2283,7 @@ func (x *NodeState) String() string {
 func (*NodeState) ProtoMessage() {}
 
 func (x *NodeState) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[23]
+	mi := &file_muster_record_v1_record_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2078,7 +2296,7 @@ func (x *NodeState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeState.ProtoReflect.Descriptor instead.
 func (*NodeState) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{23}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *NodeState) GetDescription() *v1.NodeDescription {
@@ -2162,7 +2380,7 @@ type Status struct {
 
 func (x *Status) Reset() {
 	*x = Status{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[24]
+	mi := &file_muster_record_v1_record_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2174,7 +2392,7 @@ func (x *Status) String() string {
 func (*Status) ProtoMessage() {}
 
 func (x *Status) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[24]
+	mi := &file_muster_record_v1_record_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2187,7 +2405,7 @@ func (x *Status) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Status.ProtoReflect.Descriptor instead.
 func (*Status) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{24}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Status) GetState() v1.TaskState {
@@ -2311,7 +2529,7 @@ const file_muster_record_v1_record_proto_rawDesc = "" +
 	"\x04Spec\x12'\n" +
 	"\x04task\x18\x01 \x01(\v2\x13.muster.v1.TaskSpecR\x04task\x12\x1d\n" +
 	"\n" +
-	"created_at\x18\x02 \x01(\x03R\tcreatedAt\"\x9d\x01\n" +
+	"created_at\x18\x02 \x01(\x03R\tcreatedAt\"\xbc\x01\n" +
 	"\x06Config\x12)\n" +
 	"\x04spec\x18\x01 \x01(\v2\x15.muster.v1.ConfigSpecR\x04spec\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\fR\x06digest\x12\x12\n" +
@@ -2319,7 +2537,27 @@ const file_muster_record_v1_record_proto_rawDesc = "" +
 	"\n" +
 	"created_at\x18\x04 \x01(\x03R\tcreatedAt\x12\x1d\n" +
 	"\n" +
-	"updated_at\x18\x05 \x01(\x03R\tupdatedAt\"G\n" +
+	"updated_at\x18\x05 \x01(\x03R\tupdatedAt\x12\x1d\n" +
+	"\n" +
+	"rotated_at\x18\x06 \x01(\x03R\trotatedAt\"\xf4\x01\n" +
+	"\x06Secret\x12)\n" +
+	"\x04spec\x18\x01 \x01(\v2\x15.muster.v1.SecretSpecR\x04spec\x126\n" +
+	"\benvelope\x18\x02 \x01(\v2\x1a.muster.record.v1.EnvelopeR\benvelope\x12\x16\n" +
+	"\x06digest\x18\x03 \x01(\fR\x06digest\x12\x12\n" +
+	"\x04size\x18\x04 \x01(\x04R\x04size\x12\x1d\n" +
+	"\n" +
+	"created_at\x18\x05 \x01(\x03R\tcreatedAt\x12\x1d\n" +
+	"\n" +
+	"updated_at\x18\x06 \x01(\x03R\tupdatedAt\x12\x1d\n" +
+	"\n" +
+	"rotated_at\x18\a \x01(\x03R\trotatedAt\"@\n" +
+	"\bEnvelope\x12\x19\n" +
+	"\bkey_name\x18\x01 \x01(\tR\akeyName\x12\x19\n" +
+	"\bdata_key\x18\x02 \x01(\fR\adataKey\"C\n" +
+	"\aSealing\x12\x19\n" +
+	"\bkey_name\x18\x01 \x01(\tR\akeyName\x12\x1d\n" +
+	"\n" +
+	"updated_at\x18\x02 \x01(\x03R\tupdatedAt\"G\n" +
 	"\x04Blob\x12\x12\n" +
 	"\x04size\x18\x01 \x01(\x04R\x04size\x12\x17\n" +
 	"\aused_at\x18\x02 \x01(\x03R\x06usedAt\x12\x12\n" +
@@ -2518,85 +2756,91 @@ func file_muster_record_v1_record_proto_rawDescGZIP() []byte {
 	return file_muster_record_v1_record_proto_rawDescData
 }
 
-var file_muster_record_v1_record_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
+var file_muster_record_v1_record_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
 var file_muster_record_v1_record_proto_goTypes = []any{
 	(*Service)(nil),              // 0: muster.record.v1.Service
 	(*Spec)(nil),                 // 1: muster.record.v1.Spec
 	(*Config)(nil),               // 2: muster.record.v1.Config
-	(*Blob)(nil),                 // 3: muster.record.v1.Blob
-	(*Name)(nil),                 // 4: muster.record.v1.Name
-	(*Node)(nil),                 // 5: muster.record.v1.Node
-	(*Authority)(nil),            // 6: muster.record.v1.Authority
-	(*RootRotation)(nil),         // 7: muster.record.v1.RootRotation
-	(*AuthoritySecrets)(nil),     // 8: muster.record.v1.AuthoritySecrets
-	(*Token)(nil),                // 9: muster.record.v1.Token
-	(*Cluster)(nil),              // 10: muster.record.v1.Cluster
-	(*Task)(nil),                 // 11: muster.record.v1.Task
-	(*Turn)(nil),                 // 12: muster.record.v1.Turn
-	(*Rollout)(nil),              // 13: muster.record.v1.Rollout
-	(*Network)(nil),              // 14: muster.record.v1.Network
-	(*NetworkState)(nil),         // 15: muster.record.v1.NetworkState
-	(*Block)(nil),                // 16: muster.record.v1.Block
-	(*AllocatorFence)(nil),       // 17: muster.record.v1.AllocatorFence
-	(*Endpoint)(nil),             // 18: muster.record.v1.Endpoint
-	(*Assignment)(nil),           // 19: muster.record.v1.Assignment
-	(*Placement)(nil),            // 20: muster.record.v1.Placement
-	(*SchedulerFence)(nil),       // 21: muster.record.v1.SchedulerFence
-	(*FilterCount)(nil),          // 22: muster.record.v1.FilterCount
-	(*NodeState)(nil),            // 23: muster.record.v1.NodeState
-	(*Status)(nil),               // 24: muster.record.v1.Status
-	nil,                          // 25: muster.record.v1.Endpoint.NetworkErrorsEntry
-	(*v1.ServiceSpec)(nil),       // 26: muster.v1.ServiceSpec
-	(*v1.EndpointSpec)(nil),      // 27: muster.v1.EndpointSpec
-	(*v1.TaskSpec)(nil),          // 28: muster.v1.TaskSpec
-	(*v1.ConfigSpec)(nil),        // 29: muster.v1.ConfigSpec
-	(*v1.NodeSpec)(nil),          // 30: muster.v1.NodeSpec
-	(v11.Role)(0),                // 31: muster.auth.v1.Role
-	(*v1.ClusterSpec)(nil),       // 32: muster.v1.ClusterSpec
-	(v1.TaskState)(0),            // 33: muster.v1.TaskState
-	(v1.UpdateStatus_State)(0),   // 34: muster.v1.UpdateStatus.State
-	(*v1.NetworkSpec)(nil),       // 35: muster.v1.NetworkSpec
-	(*v1.Endpoint)(nil),          // 36: muster.v1.Endpoint
-	(*v1.GenericResource)(nil),   // 37: muster.v1.GenericResource
-	(*v1.PortConfig)(nil),        // 38: muster.v1.PortConfig
-	(*v1.NodeDescription)(nil),   // 39: muster.v1.NodeDescription
-	(v1.NodeStatus_State)(0),     // 40: muster.v1.NodeStatus.State
-	(*v1.RuntimeStatus)(nil),     // 41: muster.v1.RuntimeStatus
-	(*v1.NetworkAttachment)(nil), // 42: muster.v1.NetworkAttachment
-	(*v1.ContainerStatus)(nil),   // 43: muster.v1.ContainerStatus
+	(*Secret)(nil),               // 3: muster.record.v1.Secret
+	(*Envelope)(nil),             // 4: muster.record.v1.Envelope
+	(*Sealing)(nil),              // 5: muster.record.v1.Sealing
+	(*Blob)(nil),                 // 6: muster.record.v1.Blob
+	(*Name)(nil),                 // 7: muster.record.v1.Name
+	(*Node)(nil),                 // 8: muster.record.v1.Node
+	(*Authority)(nil),            // 9: muster.record.v1.Authority
+	(*RootRotation)(nil),         // 10: muster.record.v1.RootRotation
+	(*AuthoritySecrets)(nil),     // 11: muster.record.v1.AuthoritySecrets
+	(*Token)(nil),                // 12: muster.record.v1.Token
+	(*Cluster)(nil),              // 13: muster.record.v1.Cluster
+	(*Task)(nil),                 // 14: muster.record.v1.Task
+	(*Turn)(nil),                 // 15: muster.record.v1.Turn
+	(*Rollout)(nil),              // 16: muster.record.v1.Rollout
+	(*Network)(nil),              // 17: muster.record.v1.Network
+	(*NetworkState)(nil),         // 18: muster.record.v1.NetworkState
+	(*Block)(nil),                // 19: muster.record.v1.Block
+	(*AllocatorFence)(nil),       // 20: muster.record.v1.AllocatorFence
+	(*Endpoint)(nil),             // 21: muster.record.v1.Endpoint
+	(*Assignment)(nil),           // 22: muster.record.v1.Assignment
+	(*Placement)(nil),            // 23: muster.record.v1.Placement
+	(*SchedulerFence)(nil),       // 24: muster.record.v1.SchedulerFence
+	(*FilterCount)(nil),          // 25: muster.record.v1.FilterCount
+	(*NodeState)(nil),            // 26: muster.record.v1.NodeState
+	(*Status)(nil),               // 27: muster.record.v1.Status
+	nil,                          // 28: muster.record.v1.Endpoint.NetworkErrorsEntry
+	(*v1.ServiceSpec)(nil),       // 29: muster.v1.ServiceSpec
+	(*v1.EndpointSpec)(nil),      // 30: muster.v1.EndpointSpec
+	(*v1.TaskSpec)(nil),          // 31: muster.v1.TaskSpec
+	(*v1.ConfigSpec)(nil),        // 32: muster.v1.ConfigSpec
+	(*v1.SecretSpec)(nil),        // 33: muster.v1.SecretSpec
+	(*v1.NodeSpec)(nil),          // 34: muster.v1.NodeSpec
+	(v11.Role)(0),                // 35: muster.auth.v1.Role
+	(*v1.ClusterSpec)(nil),       // 36: muster.v1.ClusterSpec
+	(v1.TaskState)(0),            // 37: muster.v1.TaskState
+	(v1.UpdateStatus_State)(0),   // 38: muster.v1.UpdateStatus.State
+	(*v1.NetworkSpec)(nil),       // 39: muster.v1.NetworkSpec
+	(*v1.Endpoint)(nil),          // 40: muster.v1.Endpoint
+	(*v1.GenericResource)(nil),   // 41: muster.v1.GenericResource
+	(*v1.PortConfig)(nil),        // 42: muster.v1.PortConfig
+	(*v1.NodeDescription)(nil),   // 43: muster.v1.NodeDescription
+	(v1.NodeStatus_State)(0),     // 44: muster.v1.NodeStatus.State
+	(*v1.RuntimeStatus)(nil),     // 45: muster.v1.RuntimeStatus
+	(*v1.NetworkAttachment)(nil), // 46: muster.v1.NetworkAttachment
+	(*v1.ContainerStatus)(nil),   // 47: muster.v1.ContainerStatus
 }
 var file_muster_record_v1_record_proto_depIdxs = []int32{
-	26, // 0: muster.record.v1.Service.spec:type_name -> muster.v1.ServiceSpec
-	26, // 1: muster.record.v1.Service.previous_spec:type_name -> muster.v1.ServiceSpec
-	27, // 2: muster.record.v1.Service.former_endpoint:type_name -> muster.v1.EndpointSpec
-	28, // 3: muster.record.v1.Spec.task:type_name -> muster.v1.TaskSpec
-	29, // 4: muster.record.v1.Config.spec:type_name -> muster.v1.ConfigSpec
-	30, // 5: muster.record.v1.Node.spec:type_name -> muster.v1.NodeSpec
-	7,  // 6: muster.record.v1.Authority.rotation:type_name -> muster.record.v1.RootRotation
-	31, // 7: muster.record.v1.Token.role:type_name -> muster.auth.v1.Role
-	32, // 8: muster.record.v1.Cluster.spec:type_name -> muster.v1.ClusterSpec
-	33, // 9: muster.record.v1.Task.desired_state:type_name -> muster.v1.TaskState
-	12, // 10: muster.record.v1.Task.turn:type_name -> muster.record.v1.Turn
-	34, // 11: muster.record.v1.Rollout.state:type_name -> muster.v1.UpdateStatus.State
-	35, // 12: muster.record.v1.Network.spec:type_name -> muster.v1.NetworkSpec
-	36, // 13: muster.record.v1.Endpoint.endpoint:type_name -> muster.v1.Endpoint
-	25, // 14: muster.record.v1.Endpoint.network_errors:type_name -> muster.record.v1.Endpoint.NetworkErrorsEntry
-	37, // 15: muster.record.v1.Assignment.generic:type_name -> muster.v1.GenericResource
-	38, // 16: muster.record.v1.Assignment.ports:type_name -> muster.v1.PortConfig
-	22, // 17: muster.record.v1.Placement.filters:type_name -> muster.record.v1.FilterCount
-	39, // 18: muster.record.v1.NodeState.description:type_name -> muster.v1.NodeDescription
-	40, // 19: muster.record.v1.NodeState.state:type_name -> muster.v1.NodeStatus.State
-	33, // 20: muster.record.v1.Status.state:type_name -> muster.v1.TaskState
-	41, // 21: muster.record.v1.Status.runtime:type_name -> muster.v1.RuntimeStatus
-	38, // 22: muster.record.v1.Status.ports:type_name -> muster.v1.PortConfig
-	33, // 23: muster.record.v1.Status.reached:type_name -> muster.v1.TaskState
-	42, // 24: muster.record.v1.Status.networks:type_name -> muster.v1.NetworkAttachment
-	43, // 25: muster.record.v1.Status.containers:type_name -> muster.v1.ContainerStatus
-	26, // [26:26] is the sub-list for method output_type
-	26, // [26:26] is the sub-list for method input_type
-	26, // [26:26] is the sub-list for extension type_name
-	26, // [26:26] is the sub-list for extension extendee
-	0,  // [0:26] is the sub-list for field type_name
+	29, // 0: muster.record.v1.Service.spec:type_name -> muster.v1.ServiceSpec
+	29, // 1: muster.record.v1.Service.previous_spec:type_name -> muster.v1.ServiceSpec
+	30, // 2: muster.record.v1.Service.former_endpoint:type_name -> muster.v1.EndpointSpec
+	31, // 3: muster.record.v1.Spec.task:type_name -> muster.v1.TaskSpec
+	32, // 4: muster.record.v1.Config.spec:type_name -> muster.v1.ConfigSpec
+	33, // 5: muster.record.v1.Secret.spec:type_name -> muster.v1.SecretSpec
+	4,  // 6: muster.record.v1.Secret.envelope:type_name -> muster.record.v1.Envelope
+	34, // 7: muster.record.v1.Node.spec:type_name -> muster.v1.NodeSpec
+	10, // 8: muster.record.v1.Authority.rotation:type_name -> muster.record.v1.RootRotation
+	35, // 9: muster.record.v1.Token.role:type_name -> muster.auth.v1.Role
+	36, // 10: muster.record.v1.Cluster.spec:type_name -> muster.v1.ClusterSpec
+	37, // 11: muster.record.v1.Task.desired_state:type_name -> muster.v1.TaskState
+	15, // 12: muster.record.v1.Task.turn:type_name -> muster.record.v1.Turn
+	38, // 13: muster.record.v1.Rollout.state:type_name -> muster.v1.UpdateStatus.State
+	39, // 14: muster.record.v1.Network.spec:type_name -> muster.v1.NetworkSpec
+	40, // 15: muster.record.v1.Endpoint.endpoint:type_name -> muster.v1.Endpoint
+	28, // 16: muster.record.v1.Endpoint.network_errors:type_name -> muster.record.v1.Endpoint.NetworkErrorsEntry
+	41, // 17: muster.record.v1.Assignment.generic:type_name -> muster.v1.GenericResource
+	42, // 18: muster.record.v1.Assignment.ports:type_name -> muster.v1.PortConfig
+	25, // 19: muster.record.v1.Placement.filters:type_name -> muster.record.v1.FilterCount
+	43, // 20: muster.record.v1.NodeState.description:type_name -> muster.v1.NodeDescription
+	44, // 21: muster.record.v1.NodeState.state:type_name -> muster.v1.NodeStatus.State
+	37, // 22: muster.record.v1.Status.state:type_name -> muster.v1.TaskState
+	45, // 23: muster.record.v1.Status.runtime:type_name -> muster.v1.RuntimeStatus
+	42, // 24: muster.record.v1.Status.ports:type_name -> muster.v1.PortConfig
+	37, // 25: muster.record.v1.Status.reached:type_name -> muster.v1.TaskState
+	46, // 26: muster.record.v1.Status.networks:type_name -> muster.v1.NetworkAttachment
+	47, // 27: muster.record.v1.Status.containers:type_name -> muster.v1.ContainerStatus
+	28, // [28:28] is the sub-list for method output_type
+	28, // [28:28] is the sub-list for method input_type
+	28, // [28:28] is the sub-list for extension type_name
+	28, // [28:28] is the sub-list for extension extendee
+	0,  // [0:28] is the sub-list for field type_name
 }
 
 func init() { file_muster_record_v1_record_proto_init() }
@@ -2610,7 +2854,7 @@ func file_muster_record_v1_record_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_muster_record_v1_record_proto_rawDesc), len(file_muster_record_v1_record_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   26,
+			NumMessages:   29,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

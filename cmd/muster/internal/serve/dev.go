@@ -23,6 +23,7 @@ import (
 	"github.com/musterhq/muster/internal/daemon"
 	"github.com/musterhq/muster/internal/defaults"
 	"github.com/musterhq/muster/internal/kv/embedded"
+	"github.com/musterhq/muster/internal/seal"
 	"github.com/musterhq/muster/internal/tracing"
 	"github.com/musterhq/muster/workerd"
 )
@@ -156,7 +157,11 @@ func (d *dev) run(ctx context.Context) (err error) {
 		KV: store, Prefix: d.settings.Prefix, Credentials: daemon.Plain(), Logger: log, Metrics: registry,
 		Version: d.version, StopTimeout: d.settings.StopTimeout, Tracing: d.settings.Tracing,
 	}
-	c := &devCluster{dev: d, host: host, store: store, dir: dir, registry: registry, log: log, failed: make(chan error, 1)}
+	keys, err := devKeys(dir)
+	if err != nil {
+		return err
+	}
+	c := &devCluster{dev: d, host: host, store: store, keys: keys, dir: dir, registry: registry, log: log, failed: make(chan error, 1)}
 	if err := c.listen(); err != nil {
 		return err
 	}
@@ -164,6 +169,19 @@ func (d *dev) run(ctx context.Context) (err error) {
 		return c.run(ctx, temporary)
 	}
 	return c.runSwept(ctx)
+}
+
+// keyFile holds the key that seals the secrets of a cluster, in its directory.
+const keyFile = "cluster.key"
+
+// devKeys returns the key in the cluster's directory, which is made at the first start.
+func devKeys(dir string) (*seal.Keyring, error) {
+	path := filepath.Join(dir, keyFile)
+	keys, err := seal.LoadKeys(path)
+	if errors.Is(err, os.ErrNotExist) {
+		keys, err = seal.MakeKeys(path)
+	}
+	return keys, err
 }
 
 // runSwept runs a cluster in memory beside a sweeper.
@@ -194,6 +212,7 @@ type devCluster struct {
 	*dev
 	host      *daemon.Host
 	store     *embedded.KV
+	keys      *seal.Keyring
 	dir       string
 	registry  *prometheus.Registry
 	log       *zap.Logger
@@ -329,7 +348,7 @@ func (c *devCluster) start(wg *sync.WaitGroup, name string, ctx context.Context,
 func (c *devCluster) manager(ctx context.Context, m *manager) error {
 	spec := daemon.Spec{
 		Name: m.name, Listener: c.listeners[m.name],
-		Build: func(env daemon.Env) (daemon.Service, error) { return m.build(env, parts{}) },
+		Build: func(env daemon.Env) (daemon.Service, error) { return m.build(env, parts{keys: c.keys}) },
 	}
 	if m.rest {
 		spec.Beside = serveREST(c.listeners[restPart], &c.settings, thisMachine(&c.settings).Check)

@@ -18,6 +18,7 @@ import (
 	"github.com/musterhq/muster/internal/auth"
 	"github.com/musterhq/muster/internal/ca"
 	"github.com/musterhq/muster/internal/daemon"
+	"github.com/musterhq/muster/internal/seal"
 	"github.com/musterhq/muster/internal/state"
 	"github.com/musterhq/muster/internal/store"
 )
@@ -88,9 +89,9 @@ func (i *initializer) run(ctx context.Context) error {
 		return err
 	}
 	defer func() { _ = kv.Close() }()
-	keys, err := ca.LoadKeys(i.keyFile)
+	keys, err := seal.LoadKeys(i.keyFile)
 	if errors.Is(err, os.ErrNotExist) {
-		keys, err = ca.MakeKeys(i.keyFile)
+		keys, err = seal.MakeKeys(i.keyFile)
 	}
 	if err != nil {
 		return fmt.Errorf("--cluster-key-file: %w", err)

@@ -19,6 +19,7 @@ import (
 	"github.com/musterhq/muster/internal/ca"
 	"github.com/musterhq/muster/internal/daemon"
 	"github.com/musterhq/muster/internal/kv"
+	"github.com/musterhq/muster/internal/seal"
 )
 
 // identityFile holds a daemon's key and certificate, in its directory.
@@ -33,7 +34,7 @@ type authorityFlags struct {
 }
 
 func (f *authorityFlags) add(fs *pflag.FlagSet) {
-	fs.StringVar(&f.keyFile, "cluster-key-file", "", "file with the key that seals the cluster's own certificate authority; muster init creates both. Several keys, one per line, while the key is being replaced")
+	fs.StringVar(&f.keyFile, "cluster-key-file", "", "file with the key that seals secrets and the cluster's own certificate authority; muster init creates both. Several keys, one per line, while the key is being replaced")
 	fs.DurationVar(&f.lifetime, "certificate-lifetime", ca.DefaultLifetime, "lifetime of certificates that the cluster's own authority issues; they are renewed automatically")
 	fs.DurationVar(&f.check, "authority-check-interval", ca.DefaultCheckInterval, "how often daemons and workers ask whether the root of the cluster's own authority has changed")
 	fs.StringSliceVar(&f.allow, "allow-certificate-host", nil, "DAEMON=HOST: a name or IP address that the cluster's own authority may put into certificates of that manager daemon, if it asks for it (--certificate-host); without it a daemon that joins gets its own name alone, such as schedulerd")
@@ -42,8 +43,25 @@ func (f *authorityFlags) add(fs *pflag.FlagSet) {
 // given tells whether certificates come from the cluster's own authority.
 func (f *authorityFlags) given() bool { return f != nil && f.keyFile != "" }
 
+// addOpener adds a dispatcher's setting of the cluster's keys.
+func addOpener(fs *pflag.FlagSet, keyFile *string) {
+	fs.StringVar(keyFile, "cluster-key-file", "", "file with the key that opens secrets for workers, the same as apid's. Not needed without secrets. Several keys, one per line, while the key is being replaced")
+}
+
+// loadKeys returns the cluster's keys; nil if no file is given.
+func loadKeys(file string) (*seal.Keyring, error) {
+	if file == "" {
+		return nil, nil
+	}
+	keys, err := seal.LoadKeys(file)
+	if err != nil {
+		return nil, fmt.Errorf("--cluster-key-file: %w", err)
+	}
+	return keys, nil
+}
+
 // open returns the authority; nil if certificates come from elsewhere.
-func (f *authorityFlags) open(s *daemon.Settings, store kv.KV, log *zap.Logger) (*ca.Authority, error) {
+func (f *authorityFlags) open(s *daemon.Settings, keys *seal.Keyring, store kv.KV, log *zap.Logger) (*ca.Authority, error) {
 	if !f.given() {
 		return nil, nil
 	}
@@ -59,10 +77,6 @@ func (f *authorityFlags) open(s *daemon.Settings, store kv.KV, log *zap.Logger) 
 	allowed, err := ca.ParseAllowedHosts(f.allow)
 	if err != nil {
 		return nil, &cli.UsageError{Err: fmt.Errorf("--allow-certificate-host: %w", err)}
-	}
-	keys, err := ca.LoadKeys(f.keyFile)
-	if err != nil {
-		return nil, fmt.Errorf("--cluster-key-file: %w", err)
 	}
 	return ca.New(ca.Config{KV: store, Prefix: s.Prefix, Keys: keys, Lifetime: f.lifetime, CheckInterval: f.check, AllowedHosts: allowed, Logger: log.Named("ca")})
 }

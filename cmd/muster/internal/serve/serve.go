@@ -25,6 +25,7 @@ import (
 	"github.com/musterhq/muster/internal/daemon"
 	"github.com/musterhq/muster/internal/kv"
 	"github.com/musterhq/muster/internal/limit"
+	"github.com/musterhq/muster/internal/seal"
 	"github.com/musterhq/muster/orchestratord"
 	"github.com/musterhq/muster/schedulerd"
 )
@@ -58,6 +59,9 @@ type manager struct {
 	// authority and limits are apid's.
 	authority *authorityFlags
 	limits    *limitFlags
+	// opens says that the daemon opens secrets, with the keys in keyFile.
+	opens   bool
+	keyFile string
 	// rest says that the daemon serves REST too.
 	rest bool
 }
@@ -65,6 +69,7 @@ type manager struct {
 // parts are made of an apid's flags before the daemon is.
 type parts struct {
 	authority *ca.Authority
+	keys      *seal.Keyring
 	limits    *limit.Limits
 }
 
@@ -78,7 +83,7 @@ func managers() []*manager {
 			authority: &authorityFlags{}, limits: &limitFlags{settings: limit.DefaultSettings()},
 			build: func(env daemon.Env, p parts) (daemon.Service, error) {
 				cfg := api
-				cfg.Authority, cfg.Limits = p.authority, p.limits
+				cfg.Authority, cfg.Keys, cfg.Limits = p.authority, p.keys, p.limits
 				return apid.New(env, cfg)
 			},
 		},
@@ -97,8 +102,12 @@ func managers() []*manager {
 			build: func(env daemon.Env, _ parts) (daemon.Service, error) { return schedulerd.New(env) },
 		},
 		{
-			name: "dispatcherd", short: "Run the dispatcher, which talks to workers", port: dispatcherdPort, flags: dispatcher.AddFlags,
-			build: func(env daemon.Env, _ parts) (daemon.Service, error) { return dispatcherd.New(env, dispatcher) },
+			name: "dispatcherd", short: "Run the dispatcher, which talks to workers", port: dispatcherdPort, flags: dispatcher.AddFlags, opens: true,
+			build: func(env daemon.Env, p parts) (daemon.Service, error) {
+				cfg := dispatcher
+				cfg.Keys = p.keys
+				return dispatcherd.New(env, cfg)
+			},
 		},
 	}
 }
@@ -147,6 +156,9 @@ func (m *manager) command(version string) *cobra.Command {
 	if m.authority != nil {
 		m.authority.add(cmd.Flags())
 	}
+	if m.opens {
+		addOpener(cmd.Flags(), &m.keyFile)
+	}
 	if m.limits != nil {
 		m.limits.settings.AddFlags(cmd.Flags())
 	}
@@ -184,26 +196,33 @@ func (m *manager) run(ctx context.Context, s *daemon.Settings, restListen, versi
 	defer func() { _ = log.Sync() }()
 	defer notifier{log}.stops(ctx)()
 	warnOfChangeable(log, trustedFiles(s)...)
+	keyFile := m.keyFile
 	if m.authority.given() {
-		warnOfChangeable(log, trusted{"--cluster-key-file", m.authority.keyFile})
+		keyFile = m.authority.keyFile
+	}
+	if keyFile != "" {
+		warnOfChangeable(log, trusted{"--cluster-key-file", keyFile})
 	}
 	store, err := s.OpenConsul(log)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = store.Close() }()
-	authority, err := m.authority.open(s, store, log)
-	if err != nil {
+	var p parts
+	if p.keys, err = loadKeys(keyFile); err != nil {
+		return err
+	}
+	if p.authority, err = m.authority.open(s, p.keys, store, log); err != nil {
 		return err
 	}
 	id := auth.Identity{Role: auth.Managers()[m.name], Name: m.name}
-	return withCredentials(ctx, s, id, authority, log, func(ctx context.Context, creds daemon.Credentials) error {
-		return m.serve(ctx, s, store, creds, authority, restListen, version, log)
+	return withCredentials(ctx, s, id, p.authority, log, func(ctx context.Context, creds daemon.Credentials) error {
+		return m.serve(ctx, s, store, creds, p, restListen, version, log)
 	})
 }
 
 // serve runs it with its store and its credentials.
-func (m *manager) serve(ctx context.Context, s *daemon.Settings, store kv.KV, creds daemon.Credentials, authority *ca.Authority, restListen, version string, log *zap.Logger) error {
+func (m *manager) serve(ctx context.Context, s *daemon.Settings, store kv.KV, creds daemon.Credentials, p parts, restListen, version string, log *zap.Logger) error {
 	listeners := newListening(m.name, clusterID(creds, s.Consul.Address, s.Consul.Datacenter, s.Prefix), m.port+1000, s, log)
 	listener, err := listeners.open(ctx, "listen", s.Listen)
 	if err != nil {
@@ -223,8 +242,7 @@ func (m *manager) serve(ctx context.Context, s *daemon.Settings, store kv.KV, cr
 	if err != nil {
 		return err
 	}
-	limits, err := m.limits.make(guard, log, registry)
-	if err != nil {
+	if p.limits, err = m.limits.make(guard, log, registry); err != nil {
 		return err
 	}
 	host := &daemon.Host{
@@ -232,8 +250,8 @@ func (m *manager) serve(ctx context.Context, s *daemon.Settings, store kv.KV, cr
 		Tracing: s.Tracing, Guard: guard, Ready: notifier{log}.ready,
 	}
 	spec := daemon.Spec{
-		Name: m.name, Listener: connections.Listen(listener, grpcServer), Advertise: s.Advertise, Unauthenticated: m.rest, ServerOptions: limits.ServerOptions(),
-		Build: func(env daemon.Env) (daemon.Service, error) { return m.build(env, parts{authority, limits}) },
+		Name: m.name, Listener: connections.Listen(listener, grpcServer), Advertise: s.Advertise, Unauthenticated: m.rest, ServerOptions: p.limits.ServerOptions(),
+		Build: func(env daemon.Env) (daemon.Service, error) { return m.build(env, p) },
 	}
 	hosts := hostsOf(s, creds, restListen)
 	if m.rest && restListen != "" {

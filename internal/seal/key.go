@@ -1,4 +1,4 @@
-package ca
+package seal
 
 import (
 	"crypto/aes"
@@ -10,17 +10,16 @@ import (
 	"os"
 )
 
-// Key seals what must not be read from the store. It is never in the store
-// itself.
+// Key seals what must not be read from the store. It is never in the store itself.
 type Key [32]byte
 
-// errSealed says that something was not sealed with this key for this use.
-var errSealed = errors.New("it was sealed with another key, or was changed since")
+// ErrSealed says that something was not sealed with this key for this use.
+var ErrSealed = errors.New("it was sealed with another key, or was changed since")
 
 // MakeKey writes a new key to a file that must not be there yet.
 func MakeKey(path string) (*Key, error) {
 	k := &Key{}
-	// It never fails, says its documentation.
+	// Read never fails since Go 1.24.
 	_, _ = rand.Read(k[:])
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
@@ -57,9 +56,10 @@ func (k *Key) Seal(use string, plain []byte) ([]byte, error) {
 	return a.Seal(nil, nil, plain, []byte(use)), nil
 }
 
-// openWith decrypts with whichever of some keys it was sealed with.
-func openWith(keys []*Key, use string, sealed []byte) (plain []byte, with *Key, err error) {
-	err = errSealed
+// OpenWith decrypts with whichever key something was sealed with for a use, and returns that
+// key.
+func OpenWith(keys []*Key, use string, sealed []byte) (plain []byte, with *Key, err error) {
+	err = ErrSealed
 	for _, k := range keys {
 		if plain, err = k.Open(use, sealed); err == nil {
 			return plain, k, nil
@@ -76,7 +76,7 @@ func (k *Key) Open(use string, sealed []byte) ([]byte, error) {
 	}
 	plain, err := a.Open(nil, nil, sealed, []byte(use))
 	if err != nil {
-		return nil, errSealed
+		return nil, ErrSealed
 	}
 	return plain, nil
 }

@@ -1,4 +1,10 @@
-package ca
+// Package seal encrypts what must not be read from the store with the cluster's keys,
+// which only apid and dispatcherd have.
+//
+// Data of a record is enveloped: it is sealed with a data key of its own, and the data key
+// with a key of the cluster. When the cluster's key is replaced, only the data keys are
+// sealed again.
+package seal
 
 import (
 	"crypto/sha256"
@@ -14,10 +20,9 @@ import (
 // maxKeys bounds what a file holds: an old and a new key, and some room.
 const maxKeys = 8
 
-// Keyring is the keys that an authority's secrets may be sealed with. It opens with
-// any of them, and what is sealed stays sealed with the key that it was, until it is
-// resealed with the first. So the file of each apid may be changed at a time of its
-// own.
+// Keyring holds the cluster's keys. It opens with any of them. Files of different daemons
+// may change at different times, because what is sealed stays sealed with the same key until
+// an operator reseals it with the first one.
 type Keyring struct {
 	path string
 
@@ -25,11 +30,11 @@ type Keyring struct {
 	keys []*Key
 }
 
-// NewKeyring returns one of keys that never change.
+// NewKeyring returns a ring of keys that never change.
 func NewKeyring(keys ...*Key) *Keyring { return &Keyring{keys: keys} }
 
-// LoadKeys reads keys from a file, one in each line. It is read again whenever a key
-// is needed, which is seldom.
+// LoadKeys reads keys from a file, one in each line. The file is read again whenever a key
+// is needed.
 func LoadKeys(path string) (*Keyring, error) {
 	r := &Keyring{path: path}
 	keys, err := r.read()
@@ -71,9 +76,9 @@ func (r *Keyring) read() ([]*Key, error) {
 	return keys, nil
 }
 
-// current returns the keys that there are, the first one first. With an error, for
-// the file cannot be read just now, they are those that there were.
-func (r *Keyring) current() ([]*Key, error) {
+// Keys returns the keys that there are, in their order. If the file cannot be read now, they
+// are those of the last time, and the error says why.
+func (r *Keyring) Keys() ([]*Key, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.path == "" {
@@ -86,7 +91,34 @@ func (r *Keyring) current() ([]*Key, error) {
 	return slices.Clone(r.keys), err
 }
 
-// Name names a key to people, without revealing it.
+// Names returns the names of the keys, in their order. A nil ring has none.
+func (r *Keyring) Names() []string {
+	if r == nil {
+		return nil
+	}
+	keys, _ := r.Keys()
+	names := make([]string, len(keys))
+	for i, k := range keys {
+		names[i] = k.Name()
+	}
+	return names
+}
+
+// Find returns the key with a name; nil if the ring lacks it.
+func (r *Keyring) Find(name string) *Key {
+	if r == nil {
+		return nil
+	}
+	keys, _ := r.Keys()
+	for _, k := range keys {
+		if k.Name() == name {
+			return k
+		}
+	}
+	return nil
+}
+
+// Name identifies a key without revealing it.
 func (k *Key) Name() string {
 	sum := sha256.Sum256(append([]byte("muster cluster key "), k[:]...))
 	return hex.EncodeToString(sum[:8])
