@@ -54,7 +54,7 @@ func newCluster(t testing.TB, quiet bool) *cluster {
 	ts := c.tables
 	c.store, err = store.New(store.Options{KV: space, Prefix: "muster", Logger: c.log},
 		ts.Services, ts.Specs, ts.Nodes, ts.Clusters, ts.Tasks, ts.Assignments, ts.NodeStates, ts.Statuses,
-		ts.Networks, ts.NetworkStates, ts.Blocks, ts.Endpoints, ts.Rollouts)
+		ts.Networks, ts.NetworkStates, ts.Blocks, ts.Endpoints, ts.Rollouts, ts.Secrets, ts.SealedBlobs)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -173,6 +173,11 @@ func (l *Sent) load(o *Offer) {
 		object := &o.Objects[i]
 		if sent := l.objects[object.Ref]; object.Load != nil && (sent == nil || !sent.current(object)) {
 			object.Message = object.Load()
+			if object.Message == nil {
+				// Its record may have been seen before its data: the newest content is
+				// still to be sent.
+				l.waiting[o.Key] = struct{}{}
+			}
 		}
 	}
 }

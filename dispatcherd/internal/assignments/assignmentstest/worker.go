@@ -20,7 +20,7 @@ import (
 type Worker struct {
 	Tasks map[string]*dispatcherv1.AssignedTask
 	// Objects holds a TaskSpec under "spec/<digest>", an AssignedConfig under
-	// "config/<id>", a Network under "network/<id>", a Peer under
+	// "config/<id>", an AssignedSecret under "secret/<id>", a Network under "network/<id>", a Peer under
 	// "peer/<network>/<node>" and a Service under "service/<network>/<service>".
 	Objects map[string]proto.Message
 	// Backends holds the backends of each service by task. Its keys are those of the
@@ -88,6 +88,8 @@ func (w *Worker) put(object *dispatcherv1.AssignedObject) error {
 		key, message = "spec/"+string(o.Spec.Digest), o.Spec.Spec
 	case *dispatcherv1.AssignedObject_Config:
 		key, message = "config/"+o.Config.Id, o.Config
+	case *dispatcherv1.AssignedObject_Secret:
+		key, message = "secret/"+o.Secret.Id, o.Secret
 	case *dispatcherv1.AssignedObject_Network:
 		key, message = "network/"+o.Network.Id, o.Network
 	case *dispatcherv1.AssignedObject_Peer:
@@ -139,7 +141,7 @@ func (w *Worker) put(object *dispatcherv1.AssignedObject) error {
 	}
 	if message != nil {
 		// What belongs to a network may change and change back before it is sent.
-		ofTask := strings.HasPrefix(key, "spec/") || strings.HasPrefix(key, "config/")
+		ofTask := strings.HasPrefix(key, "spec/") || strings.HasPrefix(key, "config/") || strings.HasPrefix(key, "secret/")
 		if ofTask && w.has(key) && proto.Equal(w.Objects[key], message) {
 			return fmt.Errorf("%s is sent twice", key)
 		}
@@ -200,6 +202,8 @@ func Key(ref *dispatcherv1.ObjectRef) string {
 		return "spec/" + string(r.Spec)
 	case *dispatcherv1.ObjectRef_Config:
 		return "config/" + r.Config
+	case *dispatcherv1.ObjectRef_Secret:
+		return "secret/" + r.Secret
 	case *dispatcherv1.ObjectRef_Network:
 		return "network/" + r.Network
 	case *dispatcherv1.ObjectRef_Peer:
