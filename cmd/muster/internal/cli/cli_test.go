@@ -25,6 +25,7 @@ import (
 	"github.com/musterhq/muster/dispatcherd"
 	"github.com/musterhq/muster/internal/daemon"
 	"github.com/musterhq/muster/internal/kv/embedded"
+	"github.com/musterhq/muster/internal/seal"
 	"github.com/musterhq/muster/orchestratord"
 	"github.com/musterhq/muster/plugins/null"
 	"github.com/musterhq/muster/plugins/sdk"
@@ -64,13 +65,19 @@ func startClusterOf(t *testing.T, workers []string, without ...string) string {
 		KV: store, Prefix: daemon.Prefix, Credentials: daemon.Plain(), Logger: zaptest.NewLogger(t, zaptest.Level(zap.ErrorLevel)),
 		Metrics: prometheus.NewRegistry(), Version: "v1-test", StopTimeout: 2 * time.Second,
 	}
+	key, err := seal.MakeKey(filepath.Join(t.TempDir(), "cluster.key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	api, dispatcher := apid.DefaultConfig(), dispatcherd.DefaultConfig()
+	api.Keys, dispatcher.Keys = seal.NewKeyring(key), seal.NewKeyring(key)
 	addresses := map[string]string{}
 	for name, build := range map[string]func(daemon.Env) (daemon.Service, error){
-		"apid":          func(env daemon.Env) (daemon.Service, error) { return apid.New(env, apid.DefaultConfig()) },
+		"apid":          func(env daemon.Env) (daemon.Service, error) { return apid.New(env, api) },
 		"orchestratord": func(env daemon.Env) (daemon.Service, error) { return orchestratord.New(env) },
 		"allocatord":    func(env daemon.Env) (daemon.Service, error) { return allocatord.New(env) },
 		"schedulerd":    func(env daemon.Env) (daemon.Service, error) { return schedulerd.New(env) },
-		"dispatcherd":   func(env daemon.Env) (daemon.Service, error) { return dispatcherd.New(env, dispatcherd.DefaultConfig()) },
+		"dispatcherd":   func(env daemon.Env) (daemon.Service, error) { return dispatcherd.New(env, dispatcher) },
 	} {
 		if slices.Contains(without, name) {
 			continue

@@ -57,8 +57,8 @@ func (c *CLI) events() *cobra.Command {
 		format, resume           string
 	)
 	cmd := &cobra.Command{
-		Use: "events", Short: "Show changes of services, tasks, nodes, networks and configs as they happen", Args: cobra.NoArgs,
-		Long: `Show changes of services, tasks, nodes, networks and configs as they happen, until interrupted.
+		Use: "events", Short: "Show changes of services, tasks, nodes, networks, configs and secrets as they happen", Args: cobra.NoArgs,
+		Long: `Show changes of services, tasks, nodes, networks, configs and secrets as they happen, until interrupted.
 
 With --format json each line is a message of the watch. Pass its resumeToken to --resume to continue after it.`,
 		Example: `  muster events
@@ -159,6 +159,8 @@ func about(e *musterv1.WatchEvent, hosts map[string]string) string {
 		return join(o.Network.Spec.GetName(), subnets(o.Network), networkNotes(o.Network))
 	case *musterv1.WatchEvent_Config:
 		return o.Config.Spec.GetName()
+	case *musterv1.WatchEvent_Secret:
+		return o.Secret.Spec.GetName()
 	}
 	return ""
 }

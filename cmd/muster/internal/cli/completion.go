@@ -170,7 +170,10 @@ func (c *CLI) argumentCompletions() map[string]cobra.CompletionFunc {
 	return map[string]cobra.CompletionFunc{
 		"service ps": services, "service scale": sized, "service logs": once(services), "service update": once(services), "service rollback": once(services),
 		"task inspect": tasks, "task logs": once(tasks), "task rm": tasks, "node ps": nodes, "node update": nodes,
-		"config update": c.fromCluster(configKind().names), "config create": configFile, "ps": c.fromCluster(both), "logs": services,
+		"config update": c.fromCluster(configKind().names), "config create": configFile,
+		"config rotate": existingThenFile(c.fromCluster(configKind().names)), "secret create": configFile,
+		"secret update": c.fromCluster(secretKind().names), "secret rotate": existingThenFile(c.fromCluster(secretKind().names)),
+		"ps": c.fromCluster(both), "logs": services,
 		"token rm": once(c.fromCluster(tokenIDs)), "context use": once(contextNames), "context rm": once(contextNames),
 		"cluster join-token": once(fixed("worker", "manager")), "plugin test": nil, "network test": once(services),
 	}

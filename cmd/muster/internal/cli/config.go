@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 
 	"github.com/docker/go-units"
 	"github.com/spf13/cobra"
@@ -14,7 +15,7 @@ import (
 func (c *CLI) config() *cobra.Command {
 	k := configKind()
 	return group("config", "Store configs: files for tasks that are not secret",
-		c.configCreate(), listCommand(c, k), inspectCommand(c, k), c.configUpdate(), removeCommand(c, k))
+		c.configCreate(), listCommand(c, k), inspectCommand(c, k), c.configUpdate(), c.configRotate(), removeCommand(c, k))
 }
 
 func configKind() *kind[*musterv1.Config, *musterv1.ListConfigsRequest] {
@@ -50,7 +51,7 @@ func (c *CLI) configCreate() *cobra.Command {
 		Use: "create [flags] NAME FILE|-", Short: "Store a file or standard input as a config", Args: cobra.ExactArgs(2),
 		Long: `Store a file, or standard input ("-"), as a config of 1 byte to 1000 KiB, and print its id.
 
-The data of a config never changes: store new data under another name, and remove the old config when nothing uses it.`,
+muster config rotate gives it other data, which tasks get in the same file.`,
 		Example: `  muster config create nginx.conf ./nginx.conf
   generate-settings | muster config create --label team=web settings-2 -`,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -59,7 +60,7 @@ The data of a config never changes: store new data under another name, and remov
 			if spec.Labels, err = parseLabels("label", labels); err != nil {
 				return err
 			}
-			if spec.Data, err = c.readData(args[1], maxConfig); err != nil {
+			if spec.Data, err = c.readData(args[1], "config", maxConfig); err != nil {
 				return err
 			}
 			resp, err := call(c, cmd, api.CreateConfig, &musterv1.CreateConfigRequest{Spec: spec})
@@ -73,8 +74,9 @@ The data of a config never changes: store new data under another name, and remov
 	return cmd
 }
 
-// readData reads a file, or standard input for "-", of at most so many bytes.
-func (c *CLI) readData(file string, most int64) (data []byte, err error) {
+// readData reads a file, or standard input for "-", of at most so many bytes. Noun names what
+// it becomes.
+func (c *CLI) readData(file, noun string, most int64) (data []byte, err error) {
 	in := c.In
 	if file != "-" {
 		f, err := os.Open(file)
@@ -88,32 +90,38 @@ func (c *CLI) readData(file string, most int64) (data []byte, err error) {
 		return nil, fmt.Errorf("read %s: %w", file, err)
 	}
 	if int64(len(data)) > most {
-		return nil, usage("%s has more than %d KiB, the most that a config can have", file, most>>10)
+		return nil, usage("%s has more than %d KiB, the most that a %s can have", file, most>>10, noun)
 	}
 	return data, nil
 }
 
 func (c *CLI) configUpdate() *cobra.Command {
+	return c.labelUpdate("config", "muster config rotate gives it other data", func(cmd *cobra.Command, ref string, add, remove []string) error {
+		got, err := call(c, cmd, api.GetConfig, &musterv1.GetConfigRequest{Config: ref})
+		if err != nil {
+			return err
+		}
+		spec := &musterv1.ConfigSpec{Name: got.Config.Spec.GetName(), Labels: got.Config.Spec.GetLabels()}
+		if err := changeLabels(spec, add, remove); err != nil {
+			return err
+		}
+		_, err = call(c, cmd, api.UpdateConfig, &musterv1.UpdateConfigRequest{Config: got.Config.Id, Version: got.Config.Meta.GetVersion(), Spec: spec})
+		return err
+	})
+}
+
+// labelUpdate is the command update of a kind of which only labels change. Instead says how
+// the rest changes.
+func (c *CLI) labelUpdate(noun, instead string, update func(cmd *cobra.Command, ref string, add, remove []string) error) *cobra.Command {
 	var add, remove []string
 	cmd := &cobra.Command{
-		Use: "update [flags] CONFIG...", Short: "Change the labels of configs", Args: cobra.MinimumNArgs(1),
-		Example: "  muster config update --label-add team=web --label-rm draft nginx.conf",
+		Use: "update [flags] " + strings.ToUpper(noun) + "...", Short: "Change the labels of " + noun + "s", Args: cobra.MinimumNArgs(1),
+		Example: "  muster " + noun + " update --label-add team=web --label-rm draft app",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(add)+len(remove) == 0 {
-				return usage("what to change? Give --label-add or --label-rm; the data of a config does not change")
+				return usage("what to change? Give --label-add or --label-rm; %s", instead)
 			}
-			return c.each(args, func(ref string) error {
-				got, err := call(c, cmd, api.GetConfig, &musterv1.GetConfigRequest{Config: ref})
-				if err != nil {
-					return err
-				}
-				spec := &musterv1.ConfigSpec{Name: got.Config.Spec.GetName(), Labels: got.Config.Spec.GetLabels()}
-				if err := changeLabels(spec, add, remove); err != nil {
-					return err
-				}
-				_, err = call(c, cmd, api.UpdateConfig, &musterv1.UpdateConfigRequest{Config: got.Config.Id, Version: got.Config.Meta.GetVersion(), Spec: spec})
-				return err
-			})
+			return c.each(args, func(ref string) error { return update(cmd, ref, add, remove) })
 		},
 	}
 	cmd.Flags().StringArrayVar(&add, "label-add", nil, "add or change a label, key=value (repeatable)")
@@ -121,7 +129,42 @@ func (c *CLI) configUpdate() *cobra.Command {
 	return cmd
 }
 
-// configFile completes the file of a new config, which comes after its name.
+func (c *CLI) configRotate() *cobra.Command {
+	return &cobra.Command{
+		Use: "rotate CONFIG FILE|-", Short: "Give a config other data", Args: cobra.ExactArgs(2),
+		Long: `Give a config other data, of a file or standard input ("-").
+
+Tasks that use the config get the new data in the same file.`,
+		Example: "  muster config rotate nginx.conf ./nginx.conf",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			data, err := c.readData(args[1], "config", maxConfig)
+			if err != nil {
+				return err
+			}
+			got, err := call(c, cmd, api.GetConfig, &musterv1.GetConfigRequest{Config: args[0]})
+			if err != nil {
+				return err
+			}
+			_, err = call(c, cmd, api.RotateConfig, &musterv1.RotateConfigRequest{Config: got.Config.Id, Version: got.Config.Meta.GetVersion(), Data: data})
+			if err == nil {
+				c.printf("%s\n", args[0])
+			}
+			return err
+		},
+	}
+}
+
+// existingThenFile completes the name of an object and then a file with its new data.
+func existingThenFile(names cobra.CompletionFunc) cobra.CompletionFunc {
+	return func(cmd *cobra.Command, args []string, toComplete string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		if len(args) == 0 {
+			return names(cmd, args, toComplete)
+		}
+		return configFile(cmd, args, toComplete)
+	}
+}
+
+// configFile completes the file of a new config or secret, which comes after its name.
 func configFile(_ *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
 	if len(args) == 1 {
 		return nil, cobra.ShellCompDirectiveDefault
