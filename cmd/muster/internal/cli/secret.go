@@ -10,7 +10,7 @@ import (
 
 func (c *CLI) secret() *cobra.Command {
 	k := secretKind()
-	return group("secret", "Store secrets: files for tasks that nobody else may read",
+	return group("secret", "Store secrets: files that only the tasks which use them can read",
 		c.secretCreate(), listCommand(c, k), inspectCommand(c, k), c.secretUpdate(), c.secretRotate(), removeCommand(c, k))
 }
 
