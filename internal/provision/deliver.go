@@ -72,14 +72,16 @@ func (c *Cluster) Deliver(t Outputs) error {
 		if err != nil {
 			return err
 		}
-		files := map[string]string{joinToken: t.ManagerJoin + "\n"}
-		if daemon == "apid" {
-			// It has the authority, so it does not join.
+		files := map[string]string{}
+		if daemon != "apid" { // apid has the authority, so it does not join.
+			files[joinToken] = t.ManagerJoin + "\n"
+		}
+		if daemon == "apid" || daemon == "dispatcherd" { // These seal and open secrets.
 			key, err := os.ReadFile(c.Path(Secrets, ClusterKey))
 			if err != nil {
 				return fmt.Errorf("read cluster key: %w", err)
 			}
-			files = map[string]string{ClusterKey: string(key)}
+			files[ClusterKey] = string(key)
 		}
 		if err := f.write(files); err != nil {
 			return err

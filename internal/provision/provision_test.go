@@ -98,7 +98,7 @@ func TestEachHasItsOwn(t *testing.T) {
 	must(t, c.Deliver(provision.Outputs{ManagerJoin: "manager join", WorkerJoin: "worker join", Admin: "admin token", Authorities: "pem", ViewerCert: "cert", ViewerKey: "key"}))
 	files := content(t, dir)
 	secrets := map[string][]string{
-		"the cluster key": {"apid", "secrets"}, "worker join": {"worker"}, "admin token": {"admin"},
+		"the cluster key": {"apid", "dispatcherd", "secrets"}, "worker join": {"worker"}, "admin token": {"admin"},
 		"manager join":                     {"allocatord", "dispatcherd", "orchestratord", "schedulerd"},
 		files["secrets/gossip.key"]:        {"consul-1", "consul-2", "consul-3", "secrets"},
 		files["secrets/management.token"]:  {"consul-1", "consul-2", "consul-3", "secrets"},

@@ -78,6 +78,9 @@ The manager daemons: which there are, their gRPC ports, and what is set for each
 - --join={{ include "muster.apidAddress" .root }}
 - --join-token-file=/etc/muster/join/token
 - --identity-dir=/var/lib/muster/identity
+{{- if eq .daemon "dispatcherd" }}
+- --cluster-key-file=/etc/muster/cluster-key/cluster.key
+{{- end }}
 {{- else if eq $v.tls.mode "files" }}
 - --tls-cert-file=/etc/muster/tls/tls.crt
 - --tls-key-file=/etc/muster/tls/tls.key
@@ -119,13 +122,14 @@ The manager daemons: which there are, their gRPC ports, and what is set for each
     {{- end }}
     defaultMode: 0440
 {{- end }}
-{{- if and (eq $v.tls.mode "join") (eq .daemon "apid") }}
+{{- if and (eq $v.tls.mode "join") (has .daemon (list "apid" "dispatcherd")) }}
 - name: cluster-key
   secret:
     secretName: {{ $v.tls.clusterKey.existingSecret }}
     items: [{key: {{ $v.tls.clusterKey.key }}, path: cluster.key}]
     defaultMode: 0440
-{{- else if eq $v.tls.mode "join" }}
+{{- end }}
+{{- if and (eq $v.tls.mode "join") (ne .daemon "apid") }}
 - name: join
   secret:
     secretName: {{ $v.tls.managerJoinToken.existingSecret }}
@@ -156,9 +160,10 @@ The manager daemons: which there are, their gRPC ports, and what is set for each
 {{- if $v.consul.acl.enabled }}
 - {name: consul-token, mountPath: /etc/muster/consul-token, readOnly: true}
 {{- end }}
-{{- if and (eq $v.tls.mode "join") (eq .daemon "apid") }}
+{{- if and (eq $v.tls.mode "join") (has .daemon (list "apid" "dispatcherd")) }}
 - {name: cluster-key, mountPath: /etc/muster/cluster-key, readOnly: true}
-{{- else if eq $v.tls.mode "join" }}
+{{- end }}
+{{- if and (eq $v.tls.mode "join") (ne .daemon "apid") }}
 - {name: join, mountPath: /etc/muster/join, readOnly: true}
 - {name: identity, mountPath: /var/lib/muster/identity}
 {{- else if eq $v.tls.mode "files" }}
