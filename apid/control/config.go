@@ -146,11 +146,14 @@ func (s *Server) RotateConfig(ctx context.Context, req *musterv1.RotateConfigReq
 	defer cancel()
 	var m *musterv1.Config
 	err := withData(writing, s.blobs, req.Data, func(digest []byte, keep func(tx *store.Tx) error) (err error) {
-		m, err = s.configs.update(writing, req.Config, &req.Version, func(tx *store.Tx, _ string, e store.Entry[*recordv1.Config]) (*recordv1.Config, error) {
+		m, err = s.configs.update(writing, req.Config, &req.Version, func(tx *store.Tx, id string, e store.Entry[*recordv1.Config]) (*recordv1.Config, error) {
 			if bytes.Equal(e.Value.Digest, digest) {
 				return nil, backend.ErrNoChange
 			}
 			if err := validate.Template("data", e.Value.GetSpec().GetTemplating(), req.Data); err != nil {
+				return nil, err
+			}
+			if err := s.restartUsers(writing, tx, false, id); err != nil {
 				return nil, err
 			}
 			next := proto.CloneOf(e.Value)

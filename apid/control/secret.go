@@ -185,6 +185,9 @@ func (s *Server) RotateSecret(ctx context.Context, req *musterv1.RotateSecretReq
 			if err != nil {
 				return nil, err
 			}
+			if err := s.restartUsers(ctx, tx, true, id); err != nil {
+				return nil, err
+			}
 			now := max(time.Now().UnixMilli(), e.Value.UpdatedAt)
 			next.Spec, next.CreatedAt, next.UpdatedAt, next.RotatedAt = e.Value.Spec, e.Value.CreatedAt, now, now
 			return next, nil

@@ -299,3 +299,74 @@ func TestSecretsAreSealedWithTheKeyOfTheLastReseal(t *testing.T) {
 		}
 	})
 }
+
+func TestServiceRefersToSecretByName(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f, _ := startSealed(t, seal.NewKeyring(newKey(t)))
+		spec := webSpec("web")
+		spec.Task.GetContainer().Secrets = []*musterv1.SecretReference{{SecretName: "APP"}}
+		_, err := f.CreateService(t.Context(), &musterv1.CreateServiceRequest{Spec: spec})
+		wantCode(t, err, codes.FailedPrecondition)
+		if !strings.Contains(err.Error(), `there is no secret "APP"`) {
+			t.Errorf("error is %v", err)
+		}
+		secret := f.createSecret(secretSpec("app", []byte("x")))
+		created := f.create(spec)
+		if ref := created.Spec.Task.GetContainer().Secrets[0]; ref.SecretId != secret.Id || ref.SecretName != "app" {
+			t.Errorf("stored as %v", ref)
+		}
+		_, err = f.RemoveSecret(t.Context(), &musterv1.RemoveSecretRequest{Secret: "app"})
+		wantCode(t, err, codes.FailedPrecondition)
+	})
+}
+
+// TestRotationRestartsServicesThatAskForIt has a service for each kind of use of one secret
+// and one config.
+func TestRotationRestartsServicesThatAskForIt(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f, _ := startSealed(t, seal.NewKeyring(newKey(t)))
+		secret, config := f.createSecret(secretSpec("app", []byte("x"))), f.createConfig(configSpec("app", []byte("x")))
+		create := func(name string, secret, config musterv1.OnChange_Action) {
+			spec := webSpec(name)
+			c := spec.Task.GetContainer()
+			c.Secrets = []*musterv1.SecretReference{{SecretName: "app", OnChange: &musterv1.OnChange{Action: secret}}}
+			c.Configs = []*musterv1.ConfigReference{{ConfigName: "app", OnChange: &musterv1.OnChange{Action: config}}}
+			f.create(spec)
+		}
+		none, restart := musterv1.OnChange_NONE, musterv1.OnChange_RESTART
+		create("on-secret", restart, none)
+		create("on-config", none, restart)
+		create("on-none", none, none)
+		forced := func() string {
+			synctest.Wait()
+			var all []string
+			for _, name := range []string{"on-secret", "on-config", "on-none"} {
+				all = append(all, fmt.Sprint(f.get(name).Spec.Task.ForceUpdate))
+			}
+			return strings.Join(all, " ")
+		}
+		if _, err := f.RotateSecret(t.Context(), &musterv1.RotateSecretRequest{Secret: "app", Version: secret.Meta.Version, Data: []byte("y")}); err != nil {
+			t.Fatal(err)
+		}
+		if got := forced(); got != "1 0 0" {
+			t.Errorf("after the secret: %s", got)
+		}
+		resp, err := f.RotateConfig(t.Context(), &musterv1.RotateConfigRequest{Config: "app", Version: config.Meta.Version, Data: []byte("y")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := forced(); got != "1 1 0" {
+			t.Errorf("after the config: %s", got)
+		}
+		// The same data again changes nothing, and a stale version is refused as a whole.
+		for version, code := range map[uint64]codes.Code{resp.Config.Meta.Version: codes.OK, config.Meta.Version: codes.Aborted} {
+			_, err := f.RotateConfig(t.Context(), &musterv1.RotateConfigRequest{Config: "app", Version: version, Data: []byte("y")})
+			wantCode(t, err, code)
+		}
+		if got := forced(); got != "1 1 0" {
+			t.Errorf("at the end: %s", got)
+		}
+	})
+}
