@@ -58,6 +58,14 @@ func specLists() []specList {
 			add: "add a mount: type=bind,source=/from,target=/to,readonly", remove: "remove a mount, by its target",
 		},
 		{
+			name: "secret", path: c + "secrets", read: message(parseSecret), key: "secret_name",
+			create: "secret as a file: " + fileExample, add: "add a secret: " + fileExample, remove: "remove a secret, by its name",
+		},
+		{
+			name: "config", path: c + "configs", read: message(parseConfig), key: "config_name",
+			create: "config as a file: " + fileExample, add: "add a config: " + fileExample, remove: "remove a config, by its name",
+		},
+		{
 			name: "network", path: "task.networks", read: message(parseNetwork), key: "target", target: networkTarget, replaces: true,
 			create: net, add: net, remove: "detach from a network",
 		},
