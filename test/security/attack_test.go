@@ -389,8 +389,8 @@ func (c *closed) refused(who *tls.Certificate) int {
 	return c.sum(who, regexp.MustCompile(`(?m)^muster_auth_[a-z_]*refused_total(?:\{.*\})? (\d+)$`))
 }
 
-// sum adds up what a pattern finds in apid's metrics.
-func (c *closed) sum(who *tls.Certificate, pattern *regexp.Regexp) int {
+// metrics returns apid's metrics.
+func (c *closed) metrics(who *tls.Certificate) []byte {
 	c.t.Helper()
 	pool := x509.NewCertPool()
 	pool.AppendCertsFromPEM(c.ca)
@@ -405,8 +405,14 @@ func (c *closed) sum(who *tls.Certificate, pattern *regexp.Regexp) int {
 	if err != nil || resp.StatusCode != http.StatusOK {
 		c.t.Fatalf("metrics: status %d, %v", resp.StatusCode, err)
 	}
+	return text
+}
+
+// sum adds up what a pattern finds in apid's metrics.
+func (c *closed) sum(who *tls.Certificate, pattern *regexp.Regexp) int {
+	c.t.Helper()
 	sum := 0
-	for _, m := range pattern.FindAllSubmatch(text, -1) {
+	for _, m := range pattern.FindAllSubmatch(c.metrics(who), -1) {
 		n, err := strconv.Atoi(string(m[1]))
 		if err != nil {
 			c.t.Fatalf("metrics: %s", m[0])

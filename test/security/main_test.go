@@ -86,7 +86,7 @@ func start(t *testing.T, apid ...string) *closed {
 	}
 	c.ca, c.admin = c.file("ca.pem"), strings.TrimSpace(string(c.file("admin.token")))
 	c.first = c.daemon("apid", append(c.apid, "--listen", c.api, "--rest-listen", c.rest, "--ops-listen", c.ops)...)
-	c.manager("dispatcherd", c.dispatch, free[4])
+	c.manager("dispatcherd", c.dispatch, free[4], "--cluster-key-file", key)
 	c.eventually("apid and dispatcherd serve", func() bool {
 		conn, err := net.DialTimeout("tcp", c.dispatch, time.Second)
 		if err != nil {
@@ -122,10 +122,10 @@ func (c *closed) file(name string) []byte {
 	return b
 }
 
-// manager runs a manager daemon that joins.
-func (c *closed) manager(name, listen, ops string) {
+// manager runs a manager daemon that joins, with further settings.
+func (c *closed) manager(name, listen, ops string, further ...string) {
 	c.t.Helper()
-	c.daemon(name, append(append([]string{}, c.store...), "--join", c.api+","+c.second, "--join-token-file", filepath.Join(c.dir, "manager.token"),
+	c.daemon(name, append(append(further, c.store...), "--join", c.api+","+c.second, "--join-token-file", filepath.Join(c.dir, "manager.token"),
 		"--identity-dir", filepath.Join(c.dir, name), "--listen", listen, "--ops-listen", ops)...)
 }
 
