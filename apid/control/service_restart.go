@@ -47,7 +47,7 @@ func (s *Server) restartUsers(ctx context.Context, tx *store.Tx, secret bool, id
 	return nil
 }
 
-// restartsOn reports whether tasks are to be replaced when a secret or config changes.
+// restartsOn reports whether tasks must be replaced when a secret or config changes.
 func restartsOn(task *musterv1.TaskSpec, secret bool, id string) bool {
 	return slices.ContainsFunc(taskspec.AllFiles(task), func(f taskspec.File) bool { return f.Secret == secret && f.ID == id && f.Restart })
 }
