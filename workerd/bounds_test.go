@@ -281,12 +281,11 @@ func TestExecutorBeyondLimitsDoesNotHarmOthers(t *testing.T) {
 			"kinds[0] has 300 bytes, at most 256 are allowed",
 		},
 		"257 capabilities": {
-			// The worker reports groups as one more.
-			func(res *executorv1.DescribeResponse) { res.Capabilities, res.TaskGroups = make([]string, 257), false },
+			func(res *executorv1.DescribeResponse) { onlyCapabilities(res, make([]string, 257)) },
 			"capabilities has 257 entries, at most 256 are allowed",
 		},
 		"long capability": {
-			func(res *executorv1.DescribeResponse) { res.Capabilities = []string{"logs", long} },
+			func(res *executorv1.DescribeResponse) { onlyCapabilities(res, []string{"logs", long}) },
 			"capabilities[1] has 300 bytes, at most 256 are allowed",
 		},
 		"257 resources": {gpus(257), "resources.generic has 257 entries, at most 256 are allowed"},
@@ -363,7 +362,7 @@ func TestNodeKeepsToLimitsOfAllExecutorsTogether(t *testing.T) {
 					r.Kind = strings.Repeat("x", 256)
 					r.Resource = &GenericResource_Named{Named: r.Kind}
 				}
-				for range 250 {
+				for range 240 {
 					res.Capabilities = append(res.Capabilities, strings.Repeat("x", 256))
 				}
 			}
@@ -429,4 +428,10 @@ func TestTasksOfExecutorsBeyondLimitsKeepWorking(t *testing.T) {
 		settle(time.Minute)
 		s.wantLast(map[string]TaskState{"a": TaskState_SHUTDOWN})
 	})
+}
+
+// onlyCapabilities lets an executor have these capabilities, and none that the worker
+// reports for what else the executor says.
+func onlyCapabilities(res *executorv1.DescribeResponse, capabilities []string) {
+	res.Capabilities, res.TaskGroups, res.TaskFiles, res.Signals = capabilities, false, false, false
 }

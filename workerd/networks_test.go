@@ -62,7 +62,7 @@ func TestNetworksReachTheirPluginAlsoWithoutADispatcher(t *testing.T) {
 		if path := node.GetDataPath(); string(path.GetPublicKey()) != "key" || path.GetEncryptedPort() != 4791 {
 			t.Errorf("the plugin's key and port for encrypted networks are described as %q and %d", path.GetPublicKey(), path.GetEncryptedPort())
 		}
-		if got := s.hello.GetAssignmentProtocol(); got != 3 {
+		if got := s.hello.GetAssignmentProtocol(); got != 4 {
 			t.Errorf("protocol = %d", got)
 		}
 		s.welcome()

@@ -117,7 +117,7 @@ func TestBadInput(t *testing.T) {
 			"unknown parameter":     {http.MethodGet, "/v1/services?nmaes=x", nil, 400, []string{"nmaes"}},
 			"several things":        {http.MethodPost, "/v1/services", map[string]any{"name": "-", "replicated": map[string]any{"replicas": -1}, "task": map[string]any{"container": map[string]any{"image": "A"}}}, 400, []string{"spec.replicated.replicas"}},
 			"stale version":         {http.MethodPut, "/v1/services/taken?version=999", null("taken"), 409, nil},
-			"what is not there yet": {http.MethodPost, "/v1/secrets", map[string]any{"name": "x"}, 501, nil},
+			"what is not there yet": {http.MethodPost, "/v1/services", map[string]any{"name": "x", "globalJob": map[string]any{}, "task": map[string]any{"container": map[string]any{"image": "x"}}}, 501, nil},
 		} {
 			t.Run(name, func(t *testing.T) {
 				code, answer := s.rest(t, tt.method, tt.path, tt.body)
