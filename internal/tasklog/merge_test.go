@@ -28,9 +28,13 @@ func written(task string, ms int64) *musterv1.LogMessage {
 func lines(pause time.Duration, all ...*musterv1.LogMessage) tasklog.Source {
 	return func(ctx context.Context, emit func(*musterv1.LogMessage) error) error {
 		for _, line := range all {
-			select {
-			case <-time.After(pause):
-			case <-ctx.Done():
+			if pause > 0 {
+				select {
+				case <-time.After(pause):
+				case <-ctx.Done():
+				}
+			}
+			if ctx.Err() != nil {
 				return ctx.Err()
 			}
 			if err := emit(line); err != nil {
@@ -252,9 +256,8 @@ func TestTextNamesTaskAndNode(t *testing.T) {
 func endless(task string, ms int64, pause time.Duration) tasklog.Source {
 	return func(ctx context.Context, emit func(*musterv1.LogMessage) error) error {
 		for {
-			select {
-			case <-time.After(pause):
-			case <-ctx.Done():
+			time.Sleep(pause)
+			if ctx.Err() != nil {
 				return ctx.Err()
 			}
 			if err := emit(written(task, ms)); err != nil {
