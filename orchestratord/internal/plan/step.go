@@ -245,9 +245,18 @@ func (d *decider) startSteps(wantedSlots []*slotState, v progress) {
 	}
 }
 
-// unstarted reports whether no task of the slot was started yet.
+// unstarted reports whether the slot has only tasks that wait for other services, or none.
+// One whose task has ended was started: that no further task may follow by the restart
+// policy is no reason to begin with the new spec before the others are there.
 func (e *slotState) unstarted() bool {
-	return !slices.ContainsFunc(e.tasks, func(t *state.Task) bool { return t.Live() && !unstarted(t) })
+	waiting := false
+	for _, t := range e.tasks {
+		if t.Live() && !unstarted(t) {
+			return false
+		}
+		waiting = waiting || t.Live()
+	}
+	return waiting || len(e.tasks) == 0
 }
 
 func (e *slotState) urgency() int {
