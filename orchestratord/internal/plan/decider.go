@@ -40,14 +40,16 @@ func (d *decider) waits() bool {
 	return *d.waiting
 }
 
-// dependent reports whether a task that is made for a reason waits for other services:
-// one that is there because the service was started, changed or scaled up.
-func (d *decider) dependent(why Reason) bool {
+// dependent reports whether a task that is made of a target for a reason waits for other
+// services: one that is there because the service was started, changed or scaled up. One
+// that goes back to a former spec, in a slot whose turn has not come, takes the place of
+// what ran there.
+func (d *decider) dependent(of *target, why Reason) bool {
 	switch why {
 	case ReasonSlotEmpty, ReasonNodeEligible:
 		return true
 	case ReasonSpecChanged:
-		return !d.rollout.GetRolledBack()
+		return of == d.target && !d.rollout.GetRolledBack()
 	default:
 		return false
 	}

@@ -150,7 +150,7 @@ func (s *slot) create(t *recordv1.Task, why Reason) {
 	}
 	t.DesiredAt = d.now
 	t.DesiredState = musterv1.TaskState_RUNNING
-	if d.dependent(why) && d.waits() {
+	if d.dependent(s.target, why) && d.waits() {
 		t.DesiredState = musterv1.TaskState_NEW
 	} else if until := s.waitsUntil(t); until > 0 {
 		t.DesiredState = musterv1.TaskState_READY

@@ -245,18 +245,13 @@ func (d *decider) startSteps(wantedSlots []*slotState, v progress) {
 	}
 }
 
-// unstarted reports whether the slot has only tasks that wait for other services, or none.
-// One whose task has ended was started: that no further task may follow by the restart
-// policy is no reason to begin with the new spec before the others are there.
+// unstarted reports whether nothing runs in the slot but tasks that wait for other
+// services. One whose task has ended for good stays so: that no further task follows is
+// no reason to begin with the new spec before the others are there.
 func (e *slotState) unstarted() bool {
-	waiting := false
-	for _, t := range e.tasks {
-		if t.Live() && !unstarted(t) {
-			return false
-		}
-		waiting = waiting || t.Live()
-	}
-	return waiting || len(e.tasks) == 0
+	return !slices.ContainsFunc(e.tasks, func(t *state.Task) bool {
+		return t.Live() && !unstarted(t) || state.Finished(t.Record)
+	})
 }
 
 func (e *slotState) urgency() int {
