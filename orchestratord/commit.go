@@ -34,6 +34,8 @@ type commit struct {
 	service string
 	// version is that of the service's record, 0 if it is gone.
 	version uint64
+	// removed is the version of the record of its removal, 0 if there is none.
+	removed uint64
 	// rollout is the version of its rollout's record, 0 if there is none.
 	rollout uint64
 	plan    plan.Plan
@@ -117,6 +119,14 @@ func chunks(slots []plan.Slot) func(yield func([]plan.Slot) bool) {
 // checkService checks that the service is what was decided on.
 func (c *commit) checkService(tx *store.Tx) error {
 	if e, _ := c.tables.Services.Get(tx, c.service); e.Version != c.version {
+		return errStale
+	}
+	if c.version != 0 {
+		return nil
+	}
+	// A snapshot may show that the service is gone before it shows the record of its
+	// removal, by which its tasks may have to stop after those of other services.
+	if e, _ := c.tables.Names.Get(tx, state.RemovedNameKey(c.service)); e.Version != c.removed {
 		return errStale
 	}
 	return nil

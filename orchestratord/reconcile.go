@@ -99,7 +99,8 @@ func (l *loop) read(s *service) (*commit, *plan.Input) {
 		w.Service, c.version, w.Waits = e.Value, e.Version, l.waits(e.Value.GetSpec())
 		c.replicas, c.counted = plan.Replicas(e.Value)
 	} else {
-		w.StopAfter = l.stopAfter(s.id)
+		removal, _ := l.d.tables.Names.Get(now, state.RemovedNameKey(s.id))
+		c.removed, w.StopAfter = removal.Version, l.stopAfter(s.id)
 	}
 	if e, ok := l.d.tables.Rollouts.Get(now, s.id); ok {
 		w.Rollout, c.rollout = e.Value, e.Version
