@@ -24,6 +24,8 @@ import (
 	"github.com/docker/docker/api/types/image"
 	"github.com/docker/docker/client"
 	"golang.org/x/sys/unix"
+
+	"github.com/musterhq/muster/test/kit/network"
 )
 
 // Image is an image that every engine here has: a shell and sleep.
@@ -34,8 +36,10 @@ const startTimeout = 2 * time.Minute
 
 // Engine is a Docker Engine.
 type Engine struct {
-	dir   string
-	args  []string
+	dir  string
+	args []string
+	// host is nil for an engine without a network.
+	host  *network.Host
 	cmd   *exec.Cmd
 	ended chan struct{}
 	api   *client.Client
@@ -55,17 +59,30 @@ func Missing() error {
 	return errors.Join(errs...)
 }
 
+// noNetwork are the arguments of an engine without a network.
+var noNetwork = []string{"--bridge=none", "--iptables=false", "--ip-forward=false", "--ip-masq=false"}
+
 // New makes an engine that lives in a directory, whose path must be short: it
 // holds sockets. Further arguments are dockerd's. The caller closes it.
 func New(dir string, args ...string) (*Engine, error) {
 	e := &Engine{dir: dir, args: append([]string{
 		"--data-root", filepath.Join(dir, "data"), "--exec-root", filepath.Join(dir, "exec"),
 		"--pidfile", filepath.Join(dir, "pid"), "--host", "unix://" + filepath.Join(dir, "socket"),
-		"--bridge=none", "--iptables=false", "--ip-forward=false", "--ip-masq=false",
-	}, args...)}
+	}, append(noNetwork, args...)...)}
 	var err error
 	e.api, err = client.NewClientWithOpts(client.WithHost(e.Host()), client.WithAPIVersionNegotiation())
 	return e, err
+}
+
+// NewOn makes an engine on a host of a network, with the bridges and the firewall of that
+// host. Otherwise it is as one of New.
+func NewOn(host *network.Host, dir string, args ...string) (*Engine, error) {
+	e, err := New(dir)
+	if err != nil {
+		return nil, err
+	}
+	e.host, e.args = host, append(e.args[:len(e.args)-len(noNetwork):len(e.args)-len(noNetwork)], args...)
+	return e, nil
 }
 
 // Host is the value of DOCKER_HOST for it.
@@ -80,7 +97,7 @@ func (e *Engine) Start(ctx context.Context) error {
 	for {
 		err := e.startOnce(ctx)
 		if err == nil {
-			return e.load(ctx)
+			return Load(ctx, e.api, Image)
 		}
 		if !errors.Is(err, errGaveUp) || ctx.Err() != nil {
 			return err
@@ -105,11 +122,17 @@ func (e *Engine) startOnce(ctx context.Context) error {
 		return fmt.Errorf("open the engine's log: %w", err)
 	}
 	defer func() { _ = log.Close() }()
-	e.cmd, e.ended = exec.Command("dockerd", e.args...), make(chan struct{})
-	e.cmd.Stdout, e.cmd.Stderr = log, log
-	// In a network namespace of its own: an engine without a bridge removes docker0,
-	// which may be that of the machine's Engine.
-	e.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Unshareflags: unix.CLONE_NEWNET}
+	command := append([]string{"dockerd"}, e.args...)
+	attributes := &syscall.SysProcAttr{Setpgid: true}
+	if e.host != nil {
+		command = append(e.host.Command(), command...)
+	} else {
+		// In a network namespace of its own: an engine without a bridge removes docker0,
+		// which may be that of the machine's Engine.
+		attributes.Unshareflags = unix.CLONE_NEWNET
+	}
+	e.cmd, e.ended = exec.Command(command[0], command[1:]...), make(chan struct{})
+	e.cmd.Stdout, e.cmd.Stderr, e.cmd.SysProcAttr = log, log, attributes
 	if err := e.cmd.Start(); err != nil {
 		return fmt.Errorf("start dockerd: %w", err)
 	}
@@ -223,15 +246,19 @@ func (e *Engine) Close(ctx context.Context) error {
 	}
 	errs = append(errs, e.signal(syscall.SIGTERM), e.api.Close())
 	// A killed engine leaves what it mounted for the next one.
-	if err := unix.Unmount(filepath.Join(e.dir, "data"), unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) {
-		errs = append(errs, fmt.Errorf("unmount the engine's data: %w", err))
+	mounts, err := filepath.Glob(filepath.Join(e.dir, "exec/netns/*"))
+	errs = append(errs, err)
+	for _, m := range append(mounts, filepath.Join(e.dir, "data")) {
+		if err := unix.Unmount(m, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) {
+			errs = append(errs, fmt.Errorf("unmount what the engine left: %w", err))
+		}
 	}
 	return errors.Join(errs...)
 }
 
-// load gives the engine its image, unless it has it.
-func (e *Engine) load(ctx context.Context) error {
-	if _, err := e.api.ImageInspect(ctx, Image); err == nil {
+// Load gives an engine an image with a shell and sleep, unless it has one of that name.
+func Load(ctx context.Context, api *client.Client, name string) error {
+	if _, err := api.ImageInspect(ctx, name); err == nil {
 		return nil
 	}
 	path, err := exec.LookPath("busybox")
@@ -261,7 +288,7 @@ func (e *Engine) load(ctx context.Context) error {
 	if err := w.Close(); err != nil {
 		return err
 	}
-	answer, err := e.api.ImageImport(ctx, image.ImportSource{Source: &files, SourceName: "-"}, Image,
+	answer, err := api.ImageImport(ctx, image.ImportSource{Source: &files, SourceName: "-"}, name,
 		image.ImportOptions{Changes: []string{"ENV PATH=/bin"}})
 	if err != nil {
 		return fmt.Errorf("make the image: %w", err)
