@@ -15,6 +15,7 @@ import (
 	"github.com/moby/moby/api/types/swarm"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
 	"pgregory.net/rapid"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
@@ -230,5 +231,28 @@ func TestKeepRefusesToChangeOtherRuntimes(t *testing.T) {
 	}
 	if err := Keep(next, current); err == nil {
 		t.Error("an environment for a process that is shown as a container was accepted")
+	}
+}
+
+func TestScaledServiceDoesNotShowTheUpdateBefore(t *testing.T) {
+	at := func(seconds int64) *timestamppb.Timestamp { return &timestamppb.Timestamp{Seconds: seconds} }
+	for _, c := range []struct {
+		changed int64
+		state   musterv1.UpdateStatus_State
+		shown   bool
+	}{
+		{1, musterv1.UpdateStatus_COMPLETED, true},
+		{4, musterv1.UpdateStatus_COMPLETED, false},
+		{4, musterv1.UpdateStatus_ROLLBACK_COMPLETED, false},
+		{4, musterv1.UpdateStatus_UPDATING, true},
+		{4, musterv1.UpdateStatus_PAUSED, true},
+	} {
+		s := &musterv1.Service{
+			Meta:         &musterv1.Meta{UpdatedAt: at(c.changed)},
+			UpdateStatus: &musterv1.UpdateStatus{State: c.state, StartedAt: at(2), CompletedAt: at(3)},
+		}
+		if got := DockerService(s).UpdateStatus; (got != nil) != c.shown {
+			t.Errorf("changed at %d, %s at 3: status %v", c.changed, c.state, got)
+		}
 	}
 }

@@ -122,7 +122,7 @@ func DockerService(s *musterv1.Service) swarm.Service {
 		spec := DockerServiceSpec(p)
 		out.PreviousSpec = &spec
 	}
-	if u := s.GetUpdateStatus(); u != nil {
+	if u := s.GetUpdateStatus(); u != nil && !outdated(s) {
 		out.UpdateStatus = &swarm.UpdateStatus{
 			State:     swarm.UpdateState(updateStates.docker(u.State)),
 			StartedAt: optionalInstant(u.StartedAt), CompletedAt: optionalInstant(u.CompletedAt), Message: u.Message,
@@ -132,6 +132,18 @@ func DockerService(s *musterv1.Service) swarm.Service {
 		out.JobStatus = &swarm.JobStatus{JobIteration: swarm.Version{Index: j.Iteration}, LastExecution: instant(j.LastExecution)}
 	}
 	return out
+}
+
+// outdated reports whether the service was changed after its last update was completed: it
+// was scaled. In Docker each change resets the status, and a client that waits for one
+// would take the end of the update before it for its end.
+func outdated(s *musterv1.Service) bool {
+	switch u := s.GetUpdateStatus(); u.GetState() {
+	case musterv1.UpdateStatus_COMPLETED, musterv1.UpdateStatus_ROLLBACK_COMPLETED:
+		return s.GetMeta().GetUpdatedAt().AsTime().After(u.GetCompletedAt().AsTime())
+	default:
+		return false
+	}
 }
 
 // DockerServiceSpec returns Docker's spec for Muster's. What Docker's cannot hold is left
