@@ -57,38 +57,45 @@ func (o *logOptions) request() (*musterv1.LogOptions, error) {
 	return r, nil
 }
 
-// printLogs prints messages until the stream ends. Lines of the tasks' standard
-// error go to this process's.
-func (c *CLI) printLogs(o *logOptions, next func() (*musterv1.LogMessage, error)) error {
+// printLogs prints messages until the stream ends.
+func (c *CLI) printLogs(o *logOptions, next logSource) error {
 	for {
 		m, err := next()
 		if errors.Is(err, io.EOF) {
 			return nil
 		}
+		if err == nil {
+			err = c.printLog(o, m)
+		}
 		if err != nil {
 			return err
 		}
-		if m.GetWarning() != "" {
-			_, _ = fmt.Fprintln(c.Err, tasklog.Warning(m))
-			continue
-		}
-		var b strings.Builder
-		if o.timestamps {
-			b.WriteString(m.GetTimestamp().AsTime().Format(time.RFC3339Nano) + " ")
-		}
-		if o.raw {
-			b.Write(m.GetData())
-		} else {
-			b.WriteString(tasklog.Text(m))
-		}
-		out := c.Out
-		if m.GetStream() == musterv1.LogStream_STDERR {
-			out = c.Err
-		}
-		if _, err := fmt.Fprintln(out, b.String()); err != nil {
-			return fmt.Errorf("print logs: %w", err)
-		}
 	}
+}
+
+// printLog prints a message. Lines of the tasks' standard error go to this process's.
+func (c *CLI) printLog(o *logOptions, m *musterv1.LogMessage) error {
+	if m.GetWarning() != "" {
+		_, _ = fmt.Fprintln(c.Err, tasklog.Warning(m))
+		return nil
+	}
+	var b strings.Builder
+	if o.timestamps {
+		b.WriteString(m.GetTimestamp().AsTime().Format(time.RFC3339Nano) + " ")
+	}
+	if o.raw {
+		b.Write(m.GetData())
+	} else {
+		b.WriteString(tasklog.Text(m))
+	}
+	out := c.Out
+	if m.GetStream() == musterv1.LogStream_STDERR {
+		out = c.Err
+	}
+	if _, err := fmt.Fprintln(out, b.String()); err != nil {
+		return fmt.Errorf("print logs: %w", err)
+	}
+	return nil
 }
 
 func (c *CLI) serviceLogs() *cobra.Command {

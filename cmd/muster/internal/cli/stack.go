@@ -14,7 +14,7 @@ import (
 )
 
 func (c *CLI) stack() *cobra.Command {
-	return group("stack", "Deploy compose files as stacks of services", c.stackConfig())
+	return group("stack", "Deploy compose files as stacks of services", c.stackConfig(), c.stackServices(), c.stackTasks(), c.stackLogs())
 }
 
 // composeFlags say which compose files a command reads, and how.
