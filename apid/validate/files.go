@@ -7,8 +7,6 @@ import (
 	"strconv"
 	"strings"
 
-	"google.golang.org/protobuf/proto"
-
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/expand"
 	"github.com/musterhq/muster/internal/taskspec"
@@ -129,18 +127,9 @@ func (v *Validator) templates(r *Report, spec *musterv1.ServiceSpec) {
 		Node:    expand.Node{ID: "id", Hostname: "host", Platform: expand.Platform{OS: "linux", Architecture: "amd64"}},
 		Task:    expand.Task{ID: "id", Name: spec.GetName() + ".1.id", Slot: "1"},
 	}
-	check := func(field string, c *musterv1.ContainerSpec) {
-		if c == nil {
-			return
-		}
-		var wrong *expand.FieldError
-		if err := expand.Container(proto.CloneOf(c), imagined); errors.As(err, &wrong) {
-			r.Invalid(field+"."+wrong.Field, "is not a template that can be expanded: %v", clip(wrong.Err.Error()))
-		}
-	}
-	check("spec.task.container", spec.GetTask().GetContainer())
-	for i, g := range spec.GetTask().GetGroup() {
-		check(Indexed("spec.task.group", i)+".container", g.GetContainer())
+	var wrong *expand.FieldError
+	if _, err := expand.Spec(spec.GetTask(), imagined); errors.As(err, &wrong) {
+		r.Invalid("spec.task."+wrong.Field, "is not a template that can be expanded: %v", clip(wrong.Err.Error()))
 	}
 }
 

@@ -1,6 +1,7 @@
 package expand
 
 import (
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -9,7 +10,7 @@ import (
 	"time"
 )
 
-// budget is what is left for one expansion.
+// budget is what is left of one expansion.
 type budget struct {
 	steps, values int
 	until         time.Time
@@ -111,16 +112,17 @@ func (b *budget) functions() template.FuncMap {
 	}
 }
 
-// widest returns the greatest number in a format.
+// widest returns the greatest number in a format. Its errors do not quote the format, which
+// may be the data of a secret.
 func widest(format string) (int, error) {
 	if strings.Contains(format, "*") {
-		return 0, fmt.Errorf("format %q has a width that is an argument: write a number", format)
+		return 0, errors.New("a format has a width that is an argument: write a number")
 	}
 	most := 0
 	for _, digits := range strings.FieldsFunc(format, func(r rune) bool { return r < '0' || r > '9' }) {
 		n, err := strconv.Atoi(digits)
 		if err != nil || n > maxText {
-			return 0, fmt.Errorf("format has number %s: want at most %d", digits, maxText)
+			return 0, fmt.Errorf("a format has a number of more than %d", maxText)
 		}
 		most = max(most, n)
 	}
@@ -134,6 +136,9 @@ func parseText(text string, more template.FuncMap, b *budget) (*template.Templat
 	}
 	t, err := template.New(name).Option("missingkey=error").Funcs(b.functions()).Funcs(more).Parse(text)
 	if err != nil {
+		return nil, err
+	}
+	if err := checkDepth(t); err != nil {
 		return nil, err
 	}
 	for _, defined := range t.Templates() {

@@ -14,11 +14,15 @@ import (
 // Driver is the name of the templating driver of configs and secrets.
 const Driver = "golang"
 
-// Bounds of one expansion.
+// Bounds of one expansion, which is that of a file, or of all fields of a spec.
 const (
 	// maxText bounds what a field of a spec expands to, and maxFile what a file does.
 	maxText = 32 << 10
 	maxFile = 1000 << 10
+	// maxDepth bounds how deep the parts of a template contain or invoke one another.
+	// text/template takes stack for each level, and at an error it takes time that grows
+	// with the square of the depth, in which nothing can stop it.
+	maxDepth = 100
 	// maxActions bounds the actions in one template.
 	maxActions = 10_000
 	// maxSteps bounds how many parts of a template are executed.
@@ -68,18 +72,13 @@ type Sources struct {
 // Templated reports whether a text can be a template.
 func Templated(text string) bool { return strings.Contains(text, "{{") }
 
-// Text expands a field of a task spec.
-func Text(text string, c Context) (string, error) {
-	if !Templated(text) {
-		return text, nil
-	}
-	return execute(text, c, maxText, nil)
-}
+// Text expands a text by itself, as a field of a task spec.
+func Text(text string, c Context) (string, error) { return newBudget(c).expand(text, c, maxText, nil) }
 
 // File expands the data of a config or secret. Secret is true if the template has read a
 // secret.
 func File(data []byte, c Context, from Sources) (expanded []byte, secret bool, err error) {
-	out, err := execute(string(data), c, maxFile, template.FuncMap{
+	out, err := newBudget(c).expand(string(data), c, maxFile, template.FuncMap{
 		"secret": func(name string) (string, error) {
 			secret = true
 			return from.Secret(name)
@@ -96,8 +95,10 @@ func CheckFile(data []byte) error {
 	return err
 }
 
-func execute(text string, c Context, most int, more template.FuncMap) (string, error) {
-	b := newBudget(c)
+func (b *budget) expand(text string, c Context, most int, more template.FuncMap) (string, error) {
+	if !Templated(text) {
+		return text, nil
+	}
 	t, err := parseText(text, more, b)
 	if err != nil {
 		return "", err

@@ -2,6 +2,7 @@ package expand_test
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -49,6 +50,9 @@ func TestTextsThatCostTooMuchAreRefused(t *testing.T) {
 		"a loop in a loop":           `{{range 100000}}{{range 100000}}{{$x := 1}}{{end}}{{end}}`,
 		"recursion":                  `{{define "a"}}{{template "a"}}{{template "a"}}{{end}}{{template "a"}}`,
 		"recursion of the whole":     `{{template "template" .}}{{template "template" .}}`,
+		"recursion through loops":    `{{define "a"}}{{range 1}}{{template "a"}}{{end}}{{end}}{{template "a"}}`,
+		"recursion of two":           `{{define "a"}}{{template "b"}}{{end}}{{define "b"}}{{with 1}}{{else}}{{template "a"}}{{end}}{{end}}`,
+		"a chain of templates":       chain(200),
 		"a reset of the count":       `{{range 1000000000000}}{{_step -1000000}}{{end}}`,
 		"a value that doubles":       `{{$x := "aaaaaaaaaaaaaaaa"}}{{range 60}}{{$x = print $x $x}}{{end}}`,
 		"a width":                    strings.Repeat(`{{$x := printf "%999999d" 1}}`, 5000),
@@ -67,6 +71,53 @@ func TestTextsThatCostTooMuchAreRefused(t *testing.T) {
 				t.Errorf("error has %d bytes", len(err.Error()))
 			}
 		})
+	}
+}
+
+// chain returns a text with templates that invoke one another, and at last what is wrong.
+func chain(length int) string {
+	var text strings.Builder
+	for i := range length {
+		fmt.Fprintf(&text, `{{define "t%d"}}{{range 1}}{{template "t%d"}}{{end}}{{end}}`, i, i+1)
+	}
+	fmt.Fprintf(&text, `{{define "t%d"}}deep{{end}}{{template "t0"}}`, length)
+	return text.String()
+}
+
+func TestTemplatesMayInvokeOneAnother(t *testing.T) {
+	if got, err := expand.Text(chain(40), context); err != nil || got != "deep" {
+		t.Errorf("Text = %q, %v", got, err)
+	}
+}
+
+func TestFieldsOfOneSpecShareTheBounds(t *testing.T) {
+	costly := &musterv1.ContainerSpec{Env: []string{"A={{range 20000}}{{end}}"}}
+	one := &musterv1.TaskSpec{Runtime: &musterv1.TaskSpec_Container{Container: costly}}
+	if _, err := expand.Spec(one, context); err != nil {
+		t.Errorf("Spec with one costly field = %v", err)
+	}
+	for range 20 {
+		one.Group = append(one.Group, &musterv1.GroupContainer{Runtime: &musterv1.GroupContainer_Container{Container: costly}})
+	}
+	var wrong *expand.FieldError
+	if _, err := expand.Spec(one, context); !errors.As(err, &wrong) || !strings.HasPrefix(wrong.Field, "group[") {
+		t.Errorf("Spec with many costly fields = %v, want an error about one of the group's", err)
+	}
+}
+
+// TestErrorsDoNotQuoteValues has mistakes with a value that may be secret. Errors of tasks
+// are stored and shown.
+func TestErrorsDoNotQuoteValues(t *testing.T) {
+	const canary = "p4ss*w0rd%99999999d"
+	from := expand.Sources{Secret: func(string) (string, error) { return canary, nil }}
+	for _, text := range []string{
+		`{{printf (secret "a")}}`, `{{printf (slice (secret "a") 6)}}`, `{{index (secret "a") "x"}}`, `{{(secret "a").X}}`, `{{join (secret "a") 1}}`,
+		`{{call (secret "a")}}`, `{{lt (secret "a") 1}}`, `{{slice (secret "a") 999}}`, `{{index .Service.Labels (secret "a") 1}}`,
+	} {
+		_, _, err := expand.File([]byte(text), context, from)
+		if err == nil || strings.Contains(err.Error(), canary[:4]) || strings.Contains(err.Error(), canary[6:]) || strings.Contains(err.Error(), "99999") {
+			t.Errorf("%s: %v", text, err)
+		}
 	}
 }
 
@@ -105,8 +156,8 @@ func TestSpecsExpandWhereTemplatesAreAllowed(t *testing.T) {
 		t.Errorf("the given spec was changed: %v", given)
 	}
 	var wrong *expand.FieldError
-	if _, err := expand.Spec(task("{{.Nothing}}"), context); !errors.As(err, &wrong) || wrong.Field != "env[0]" {
-		t.Errorf("Spec of a wrong template = %v, want an error about env[0]", err)
+	if _, err := expand.Spec(task("{{.Nothing}}"), context); !errors.As(err, &wrong) || wrong.Field != "container.env[0]" {
+		t.Errorf("Spec of a wrong template = %v, want an error about container.env[0]", err)
 	}
 }
 

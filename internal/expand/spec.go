@@ -12,9 +12,9 @@ import (
 	"github.com/musterhq/muster/internal/taskspec"
 )
 
-// FieldError says which field of a container spec cannot be expanded.
+// FieldError says which field of a task spec cannot be expanded.
 type FieldError struct {
-	// Field is its path, such as "env[0]".
+	// Field is its path, such as "group[0].container.env[0]".
 	Field string
 	Err   error
 }
@@ -26,15 +26,24 @@ func (e *FieldError) Error() string { return fmt.Sprintf("%s: %v", e.Field, e.Er
 func (e *FieldError) Unwrap() error { return e.Err }
 
 // Spec returns a task spec in which the templates of all containers are expanded. It is the
-// same spec if there are none.
+// same spec if there are none. All of them together have the bounds of one expansion. Its
+// errors are [FieldError].
 func Spec(spec *musterv1.TaskSpec, c Context) (*musterv1.TaskSpec, error) {
 	if !slices.ContainsFunc(taskspec.Containers(spec), templated) {
 		return spec, nil
 	}
 	spec = proto.CloneOf(spec)
-	for _, container := range taskspec.Containers(spec) {
-		if err := Container(container, c); err != nil {
+	b := newBudget(c)
+	if container := spec.GetContainer(); container != nil {
+		if err := b.container("container.", container, c); err != nil {
 			return nil, err
+		}
+	}
+	for i, g := range spec.GetGroup() {
+		if container := g.GetContainer(); container != nil {
+			if err := b.container(fmt.Sprintf("group[%d].container.", i), container, c); err != nil {
+				return nil, err
+			}
 		}
 	}
 	return spec, nil
@@ -51,16 +60,16 @@ func templated(spec *musterv1.ContainerSpec) bool {
 	return found
 }
 
-// Container expands the templates in a container spec, which it changes. Its errors are
-// [FieldError].
-func Container(spec *musterv1.ContainerSpec, c Context) error {
+// container expands the templates in a container spec, which it changes. At is the path of
+// the container.
+func (b *budget) container(at string, spec *musterv1.ContainerSpec, c Context) error {
 	return each(spec, func(field, text string) (string, error) {
-		expanded, err := Text(text, c)
+		expanded, err := b.expand(text, c, maxText, nil)
 		if err == nil && strings.ContainsRune(expanded, 0) {
 			err = fmt.Errorf("value has a zero byte")
 		}
 		if err != nil {
-			return "", &FieldError{field, err}
+			return "", &FieldError{at + field, err}
 		}
 		return expanded, nil
 	})
