@@ -1,6 +1,7 @@
 package tasks
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"slices"
@@ -143,16 +144,13 @@ func specError(err error) error {
 
 func (c *call) placeFile(in container, f taskspec.File) error {
 	store := c.t.m.cfg.Files
-	data, secret, err := c.t.m.contentOf(c.t.id, in, f, c.context)
+	data, err := c.t.m.contentOf(c.t.id, in, f, c.context)
 	switch {
 	case errors.Is(err, errMissing) && store.Has(in.id, f.Target):
 		// A worker that was started again: what there is stays until there is more.
 		return nil
 	case errors.Is(err, errMissing):
 		return &executor.Error{Temporary: true, NotCalled: true, Err: err}
-	case err != nil && secret && !errors.As(err, new(*nameError)):
-		// The text of the error may hold a part of the data.
-		return specError(fmt.Errorf("template in %s cannot be expanded", refOf(f)))
 	case err != nil:
 		return specError(err)
 	}
@@ -177,18 +175,26 @@ type nameError struct{ text string }
 
 func (e *nameError) Error() string { return e.text }
 
-// contentOf returns the data of a file, expanded if it is a template, and whether it is
-// secret. A template can only use what its own container refers to.
-func (m *Manager) contentOf(task string, in container, f taskspec.File, about expand.Context) (data []byte, secret bool, err error) {
+// contentOf returns the data of a file, expanded if it is a template. A template can only
+// use what its own container refers to. Errors become the error of the task, which is stored
+// and shown: they hold nothing of the data of a secret.
+func (m *Manager) contentOf(task string, in container, f taskspec.File, about expand.Context) ([]byte, error) {
 	ref := refOf(f)
 	object := m.objects.Data(ref, task)
 	if object == nil {
-		return nil, f.Secret, fmt.Errorf("%s %w", ref, errMissing)
+		return nil, fmt.Errorf("%s %w", ref, errMissing)
 	}
 	if object.GetTemplating() == "" {
-		return object.GetData(), f.Secret, nil
+		return object.GetData(), nil
 	}
-	other := func(secret bool) func(string) (string, error) {
+	lacks := func(what, name string) error {
+		// A name that is not written in the config may be the data of a secret.
+		if f.Secret || !bytes.Contains(object.GetData(), []byte(name)) {
+			return &nameError{"the task has no " + what + " with a name that it uses"}
+		}
+		return &nameError{fmt.Sprintf("the task has no %s %q", what, name)}
+	}
+	other := func(secret bool, what string) func(string) (string, error) {
 		return func(name string) (string, error) {
 			for _, f := range in.files {
 				if f.Secret != secret || f.Given != name && f.Target != name && f.Name != name {
@@ -200,24 +206,30 @@ func (m *Manager) contentOf(task string, in container, f taskspec.File, about ex
 				}
 				return string(object.GetData()), nil
 			}
-			return "", &nameError{fmt.Sprintf("the task does not refer to %q", name)}
+			return "", lacks(what, name)
 		}
 	}
-	data, read, err := expand.File(object.GetData(), about, expand.Sources{
-		Secret: other(true), Config: other(false),
+	data, secret, err := expand.File(object.GetData(), about, expand.Sources{
+		Secret: other(true, "secret"), Config: other(false, "config"),
 		Env: func(name string) (string, error) {
 			for _, variable := range in.env {
 				if key, value, _ := strings.Cut(variable, "="); key == name {
 					return value, nil
 				}
 			}
-			return "", &nameError{fmt.Sprintf("the task has no variable %q", name)}
+			return "", lacks("variable", name)
 		},
 	})
-	if err != nil {
-		err = fmt.Errorf("template in %s: %w", ref, err)
+	var lacking *nameError
+	switch {
+	case err == nil:
+		return data, nil
+	case errors.As(err, &lacking):
+		err = lacking
+	case (f.Secret || secret) && !errors.Is(err, errMissing):
+		return nil, fmt.Errorf("template in %s cannot be expanded", ref)
 	}
-	return data, f.Secret || read, err
+	return nil, fmt.Errorf("template in %s: %w", ref, err)
 }
 
 // sendSignals sends the containers of the task the signals that they must get because files
