@@ -1311,6 +1311,313 @@ func local_request_ControlService_RemoveConfig_0(ctx context.Context, marshaler 
 	return msg, metadata, err
 }
 
+var filter_ControlService_CreateStack_0 = &utilities.DoubleArray{Encoding: map[string]int{"spec": 0}, Base: []int{1, 1, 0}, Check: []int{0, 1, 2}}
+
+func request_ControlService_CreateStack_0(ctx context.Context, marshaler runtime.Marshaler, client extMusterv1.ControlServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+	var (
+		protoReq extMusterv1.CreateStackRequest
+		metadata runtime.ServerMetadata
+	)
+	if err := marshaler.NewDecoder(req.Body).Decode(&protoReq.Spec); err != nil && !errors.Is(err, io.EOF) {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "%v", err)
+	}
+	if err := req.ParseForm(); err != nil {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "%v", err)
+	}
+	if err := runtime.PopulateQueryParameters(&protoReq, req.Form, filter_ControlService_CreateStack_0); err != nil {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "%v", err)
+	}
+	if req.Body != nil {
+		_, _ = io.Copy(io.Discard, req.Body)
+	}
+	msg, err := client.CreateStack(ctx, &protoReq, grpc.Header(&metadata.HeaderMD), grpc.Trailer(&metadata.TrailerMD))
+	return msg, metadata, err
+}
+
+func local_request_ControlService_CreateStack_0(ctx context.Context, marshaler runtime.Marshaler, server extMusterv1.ControlServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+	var (
+		protoReq extMusterv1.CreateStackRequest
+		metadata runtime.ServerMetadata
+	)
+	if err := marshaler.NewDecoder(req.Body).Decode(&protoReq.Spec); err != nil && !errors.Is(err, io.EOF) {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "%v", err)
+	}
+	if err := req.ParseForm(); err != nil {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "%v", err)
+	}
+	if err := runtime.PopulateQueryParameters(&protoReq, req.Form, filter_ControlService_CreateStack_0); err != nil {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "%v", err)
+	}
+	msg, err := server.CreateStack(ctx, &protoReq)
+	return msg, metadata, err
+}
+
+func request_ControlService_GetStack_0(ctx context.Context, marshaler runtime.Marshaler, client extMusterv1.ControlServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+	var (
+		protoReq extMusterv1.GetStackRequest
+		metadata runtime.ServerMetadata
+		err      error
+	)
+	val, ok := pathParams["stack"]
+	if !ok {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "missing parameter %s", "stack")
+	}
+	protoReq.Stack, err = runtime.String(val)
+	if err != nil {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "type mismatch, parameter: %s, error: %v", "stack", err)
+	}
+	if req.Body != nil {
+		_, _ = io.Copy(io.Discard, req.Body)
+	}
+	msg, err := client.GetStack(ctx, &protoReq, grpc.Header(&metadata.HeaderMD), grpc.Trailer(&metadata.TrailerMD))
+	return msg, metadata, err
+}
+
+func local_request_ControlService_GetStack_0(ctx context.Context, marshaler runtime.Marshaler, server extMusterv1.ControlServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+	var (
+		protoReq extMusterv1.GetStackRequest
+		metadata runtime.ServerMetadata
+		err      error
+	)
+	val, ok := pathParams["stack"]
+	if !ok {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "missing parameter %s", "stack")
+	}
+	protoReq.Stack, err = runtime.String(val)
+	if err != nil {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "type mismatch, parameter: %s, error: %v", "stack", err)
+	}
+	msg, err := server.GetStack(ctx, &protoReq)
+	return msg, metadata, err
+}
+
+var filter_ControlService_ListStacks_0 = &utilities.DoubleArray{Encoding: map[string]int{}, Base: []int(nil), Check: []int(nil)}
+
+func request_ControlService_ListStacks_0(ctx context.Context, marshaler runtime.Marshaler, client extMusterv1.ControlServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+	var (
+		protoReq extMusterv1.ListStacksRequest
+		metadata runtime.ServerMetadata
+	)
+	if err := req.ParseForm(); err != nil {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "%v", err)
+	}
+	if err := runtime.PopulateQueryParameters(&protoReq, req.Form, filter_ControlService_ListStacks_0); err != nil {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "%v", err)
+	}
+	if req.Body != nil {
+		_, _ = io.Copy(io.Discard, req.Body)
+	}
+	msg, err := client.ListStacks(ctx, &protoReq, grpc.Header(&metadata.HeaderMD), grpc.Trailer(&metadata.TrailerMD))
+	return msg, metadata, err
+}
+
+func local_request_ControlService_ListStacks_0(ctx context.Context, marshaler runtime.Marshaler, server extMusterv1.ControlServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+	var (
+		protoReq extMusterv1.ListStacksRequest
+		metadata runtime.ServerMetadata
+	)
+	if err := req.ParseForm(); err != nil {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "%v", err)
+	}
+	if err := runtime.PopulateQueryParameters(&protoReq, req.Form, filter_ControlService_ListStacks_0); err != nil {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "%v", err)
+	}
+	msg, err := server.ListStacks(ctx, &protoReq)
+	return msg, metadata, err
+}
+
+func request_ControlService_ListStackRevisions_0(ctx context.Context, marshaler runtime.Marshaler, client extMusterv1.ControlServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+	var (
+		protoReq extMusterv1.ListStackRevisionsRequest
+		metadata runtime.ServerMetadata
+		err      error
+	)
+	val, ok := pathParams["stack"]
+	if !ok {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "missing parameter %s", "stack")
+	}
+	protoReq.Stack, err = runtime.String(val)
+	if err != nil {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "type mismatch, parameter: %s, error: %v", "stack", err)
+	}
+	if req.Body != nil {
+		_, _ = io.Copy(io.Discard, req.Body)
+	}
+	msg, err := client.ListStackRevisions(ctx, &protoReq, grpc.Header(&metadata.HeaderMD), grpc.Trailer(&metadata.TrailerMD))
+	return msg, metadata, err
+}
+
+func local_request_ControlService_ListStackRevisions_0(ctx context.Context, marshaler runtime.Marshaler, server extMusterv1.ControlServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+	var (
+		protoReq extMusterv1.ListStackRevisionsRequest
+		metadata runtime.ServerMetadata
+		err      error
+	)
+	val, ok := pathParams["stack"]
+	if !ok {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "missing parameter %s", "stack")
+	}
+	protoReq.Stack, err = runtime.String(val)
+	if err != nil {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "type mismatch, parameter: %s, error: %v", "stack", err)
+	}
+	msg, err := server.ListStackRevisions(ctx, &protoReq)
+	return msg, metadata, err
+}
+
+func request_ControlService_GetStackRevision_0(ctx context.Context, marshaler runtime.Marshaler, client extMusterv1.ControlServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+	var (
+		protoReq extMusterv1.GetStackRevisionRequest
+		metadata runtime.ServerMetadata
+		err      error
+	)
+	val, ok := pathParams["stack"]
+	if !ok {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "missing parameter %s", "stack")
+	}
+	protoReq.Stack, err = runtime.String(val)
+	if err != nil {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "type mismatch, parameter: %s, error: %v", "stack", err)
+	}
+	val, ok = pathParams["revision"]
+	if !ok {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "missing parameter %s", "revision")
+	}
+	protoReq.Revision, err = runtime.Uint64(val)
+	if err != nil {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "type mismatch, parameter: %s, error: %v", "revision", err)
+	}
+	if req.Body != nil {
+		_, _ = io.Copy(io.Discard, req.Body)
+	}
+	msg, err := client.GetStackRevision(ctx, &protoReq, grpc.Header(&metadata.HeaderMD), grpc.Trailer(&metadata.TrailerMD))
+	return msg, metadata, err
+}
+
+func local_request_ControlService_GetStackRevision_0(ctx context.Context, marshaler runtime.Marshaler, server extMusterv1.ControlServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+	var (
+		protoReq extMusterv1.GetStackRevisionRequest
+		metadata runtime.ServerMetadata
+		err      error
+	)
+	val, ok := pathParams["stack"]
+	if !ok {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "missing parameter %s", "stack")
+	}
+	protoReq.Stack, err = runtime.String(val)
+	if err != nil {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "type mismatch, parameter: %s, error: %v", "stack", err)
+	}
+	val, ok = pathParams["revision"]
+	if !ok {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "missing parameter %s", "revision")
+	}
+	protoReq.Revision, err = runtime.Uint64(val)
+	if err != nil {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "type mismatch, parameter: %s, error: %v", "revision", err)
+	}
+	msg, err := server.GetStackRevision(ctx, &protoReq)
+	return msg, metadata, err
+}
+
+var filter_ControlService_UpdateStack_0 = &utilities.DoubleArray{Encoding: map[string]int{"spec": 0, "stack": 1}, Base: []int{1, 1, 2, 0, 0}, Check: []int{0, 1, 1, 2, 3}}
+
+func request_ControlService_UpdateStack_0(ctx context.Context, marshaler runtime.Marshaler, client extMusterv1.ControlServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+	var (
+		protoReq extMusterv1.UpdateStackRequest
+		metadata runtime.ServerMetadata
+		err      error
+	)
+	if err := marshaler.NewDecoder(req.Body).Decode(&protoReq.Spec); err != nil && !errors.Is(err, io.EOF) {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "%v", err)
+	}
+	val, ok := pathParams["stack"]
+	if !ok {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "missing parameter %s", "stack")
+	}
+	protoReq.Stack, err = runtime.String(val)
+	if err != nil {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "type mismatch, parameter: %s, error: %v", "stack", err)
+	}
+	if err := req.ParseForm(); err != nil {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "%v", err)
+	}
+	if err := runtime.PopulateQueryParameters(&protoReq, req.Form, filter_ControlService_UpdateStack_0); err != nil {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "%v", err)
+	}
+	if req.Body != nil {
+		_, _ = io.Copy(io.Discard, req.Body)
+	}
+	msg, err := client.UpdateStack(ctx, &protoReq, grpc.Header(&metadata.HeaderMD), grpc.Trailer(&metadata.TrailerMD))
+	return msg, metadata, err
+}
+
+func local_request_ControlService_UpdateStack_0(ctx context.Context, marshaler runtime.Marshaler, server extMusterv1.ControlServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+	var (
+		protoReq extMusterv1.UpdateStackRequest
+		metadata runtime.ServerMetadata
+		err      error
+	)
+	if err := marshaler.NewDecoder(req.Body).Decode(&protoReq.Spec); err != nil && !errors.Is(err, io.EOF) {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "%v", err)
+	}
+	val, ok := pathParams["stack"]
+	if !ok {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "missing parameter %s", "stack")
+	}
+	protoReq.Stack, err = runtime.String(val)
+	if err != nil {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "type mismatch, parameter: %s, error: %v", "stack", err)
+	}
+	if err := req.ParseForm(); err != nil {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "%v", err)
+	}
+	if err := runtime.PopulateQueryParameters(&protoReq, req.Form, filter_ControlService_UpdateStack_0); err != nil {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "%v", err)
+	}
+	msg, err := server.UpdateStack(ctx, &protoReq)
+	return msg, metadata, err
+}
+
+func request_ControlService_RemoveStack_0(ctx context.Context, marshaler runtime.Marshaler, client extMusterv1.ControlServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+	var (
+		protoReq extMusterv1.RemoveStackRequest
+		metadata runtime.ServerMetadata
+		err      error
+	)
+	val, ok := pathParams["stack"]
+	if !ok {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "missing parameter %s", "stack")
+	}
+	protoReq.Stack, err = runtime.String(val)
+	if err != nil {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "type mismatch, parameter: %s, error: %v", "stack", err)
+	}
+	if req.Body != nil {
+		_, _ = io.Copy(io.Discard, req.Body)
+	}
+	msg, err := client.RemoveStack(ctx, &protoReq, grpc.Header(&metadata.HeaderMD), grpc.Trailer(&metadata.TrailerMD))
+	return msg, metadata, err
+}
+
+func local_request_ControlService_RemoveStack_0(ctx context.Context, marshaler runtime.Marshaler, server extMusterv1.ControlServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+	var (
+		protoReq extMusterv1.RemoveStackRequest
+		metadata runtime.ServerMetadata
+		err      error
+	)
+	val, ok := pathParams["stack"]
+	if !ok {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "missing parameter %s", "stack")
+	}
+	protoReq.Stack, err = runtime.String(val)
+	if err != nil {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "type mismatch, parameter: %s, error: %v", "stack", err)
+	}
+	msg, err := server.RemoveStack(ctx, &protoReq)
+	return msg, metadata, err
+}
+
 func request_ControlService_CreateVolume_0(ctx context.Context, marshaler runtime.Marshaler, client extMusterv1.ControlServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
 	var (
 		protoReq extMusterv1.CreateVolumeRequest
@@ -2614,6 +2921,146 @@ func RegisterControlServiceHandlerServer(ctx context.Context, mux *runtime.Serve
 		}
 		forward_ControlService_RemoveConfig_0(annotatedContext, mux, outboundMarshaler, w, req, resp, mux.GetForwardResponseOptions()...)
 	})
+	mux.Handle(http.MethodPost, pattern_ControlService_CreateStack_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
+		ctx, cancel := context.WithCancel(req.Context())
+		defer cancel()
+		var stream runtime.ServerTransportStream
+		ctx = grpc.NewContextWithServerTransportStream(ctx, &stream)
+		inboundMarshaler, outboundMarshaler := runtime.MarshalerForRequest(mux, req)
+		annotatedContext, err := runtime.AnnotateIncomingContext(ctx, mux, req, "/muster.v1.ControlService/CreateStack", runtime.WithHTTPPathPattern("/v1/stacks"))
+		if err != nil {
+			runtime.HTTPError(ctx, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		resp, md, err := local_request_ControlService_CreateStack_0(annotatedContext, inboundMarshaler, server, req, pathParams)
+		md.HeaderMD, md.TrailerMD = metadata.Join(md.HeaderMD, stream.Header()), metadata.Join(md.TrailerMD, stream.Trailer())
+		annotatedContext = runtime.NewServerMetadataContext(annotatedContext, md)
+		if err != nil {
+			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		forward_ControlService_CreateStack_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_CreateStack_0{resp.(*extMusterv1.CreateStackResponse)}, mux.GetForwardResponseOptions()...)
+	})
+	mux.Handle(http.MethodGet, pattern_ControlService_GetStack_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
+		ctx, cancel := context.WithCancel(req.Context())
+		defer cancel()
+		var stream runtime.ServerTransportStream
+		ctx = grpc.NewContextWithServerTransportStream(ctx, &stream)
+		inboundMarshaler, outboundMarshaler := runtime.MarshalerForRequest(mux, req)
+		annotatedContext, err := runtime.AnnotateIncomingContext(ctx, mux, req, "/muster.v1.ControlService/GetStack", runtime.WithHTTPPathPattern("/v1/stacks/{stack}"))
+		if err != nil {
+			runtime.HTTPError(ctx, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		resp, md, err := local_request_ControlService_GetStack_0(annotatedContext, inboundMarshaler, server, req, pathParams)
+		md.HeaderMD, md.TrailerMD = metadata.Join(md.HeaderMD, stream.Header()), metadata.Join(md.TrailerMD, stream.Trailer())
+		annotatedContext = runtime.NewServerMetadataContext(annotatedContext, md)
+		if err != nil {
+			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		forward_ControlService_GetStack_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_GetStack_0{resp.(*extMusterv1.GetStackResponse)}, mux.GetForwardResponseOptions()...)
+	})
+	mux.Handle(http.MethodGet, pattern_ControlService_ListStacks_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
+		ctx, cancel := context.WithCancel(req.Context())
+		defer cancel()
+		var stream runtime.ServerTransportStream
+		ctx = grpc.NewContextWithServerTransportStream(ctx, &stream)
+		inboundMarshaler, outboundMarshaler := runtime.MarshalerForRequest(mux, req)
+		annotatedContext, err := runtime.AnnotateIncomingContext(ctx, mux, req, "/muster.v1.ControlService/ListStacks", runtime.WithHTTPPathPattern("/v1/stacks"))
+		if err != nil {
+			runtime.HTTPError(ctx, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		resp, md, err := local_request_ControlService_ListStacks_0(annotatedContext, inboundMarshaler, server, req, pathParams)
+		md.HeaderMD, md.TrailerMD = metadata.Join(md.HeaderMD, stream.Header()), metadata.Join(md.TrailerMD, stream.Trailer())
+		annotatedContext = runtime.NewServerMetadataContext(annotatedContext, md)
+		if err != nil {
+			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		forward_ControlService_ListStacks_0(annotatedContext, mux, outboundMarshaler, w, req, resp, mux.GetForwardResponseOptions()...)
+	})
+	mux.Handle(http.MethodGet, pattern_ControlService_ListStackRevisions_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
+		ctx, cancel := context.WithCancel(req.Context())
+		defer cancel()
+		var stream runtime.ServerTransportStream
+		ctx = grpc.NewContextWithServerTransportStream(ctx, &stream)
+		inboundMarshaler, outboundMarshaler := runtime.MarshalerForRequest(mux, req)
+		annotatedContext, err := runtime.AnnotateIncomingContext(ctx, mux, req, "/muster.v1.ControlService/ListStackRevisions", runtime.WithHTTPPathPattern("/v1/stacks/{stack}/revisions"))
+		if err != nil {
+			runtime.HTTPError(ctx, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		resp, md, err := local_request_ControlService_ListStackRevisions_0(annotatedContext, inboundMarshaler, server, req, pathParams)
+		md.HeaderMD, md.TrailerMD = metadata.Join(md.HeaderMD, stream.Header()), metadata.Join(md.TrailerMD, stream.Trailer())
+		annotatedContext = runtime.NewServerMetadataContext(annotatedContext, md)
+		if err != nil {
+			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		forward_ControlService_ListStackRevisions_0(annotatedContext, mux, outboundMarshaler, w, req, resp, mux.GetForwardResponseOptions()...)
+	})
+	mux.Handle(http.MethodGet, pattern_ControlService_GetStackRevision_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
+		ctx, cancel := context.WithCancel(req.Context())
+		defer cancel()
+		var stream runtime.ServerTransportStream
+		ctx = grpc.NewContextWithServerTransportStream(ctx, &stream)
+		inboundMarshaler, outboundMarshaler := runtime.MarshalerForRequest(mux, req)
+		annotatedContext, err := runtime.AnnotateIncomingContext(ctx, mux, req, "/muster.v1.ControlService/GetStackRevision", runtime.WithHTTPPathPattern("/v1/stacks/{stack}/revisions/{revision}"))
+		if err != nil {
+			runtime.HTTPError(ctx, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		resp, md, err := local_request_ControlService_GetStackRevision_0(annotatedContext, inboundMarshaler, server, req, pathParams)
+		md.HeaderMD, md.TrailerMD = metadata.Join(md.HeaderMD, stream.Header()), metadata.Join(md.TrailerMD, stream.Trailer())
+		annotatedContext = runtime.NewServerMetadataContext(annotatedContext, md)
+		if err != nil {
+			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		forward_ControlService_GetStackRevision_0(annotatedContext, mux, outboundMarshaler, w, req, resp, mux.GetForwardResponseOptions()...)
+	})
+	mux.Handle(http.MethodPut, pattern_ControlService_UpdateStack_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
+		ctx, cancel := context.WithCancel(req.Context())
+		defer cancel()
+		var stream runtime.ServerTransportStream
+		ctx = grpc.NewContextWithServerTransportStream(ctx, &stream)
+		inboundMarshaler, outboundMarshaler := runtime.MarshalerForRequest(mux, req)
+		annotatedContext, err := runtime.AnnotateIncomingContext(ctx, mux, req, "/muster.v1.ControlService/UpdateStack", runtime.WithHTTPPathPattern("/v1/stacks/{stack}"))
+		if err != nil {
+			runtime.HTTPError(ctx, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		resp, md, err := local_request_ControlService_UpdateStack_0(annotatedContext, inboundMarshaler, server, req, pathParams)
+		md.HeaderMD, md.TrailerMD = metadata.Join(md.HeaderMD, stream.Header()), metadata.Join(md.TrailerMD, stream.Trailer())
+		annotatedContext = runtime.NewServerMetadataContext(annotatedContext, md)
+		if err != nil {
+			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		forward_ControlService_UpdateStack_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_UpdateStack_0{resp.(*extMusterv1.UpdateStackResponse)}, mux.GetForwardResponseOptions()...)
+	})
+	mux.Handle(http.MethodDelete, pattern_ControlService_RemoveStack_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
+		ctx, cancel := context.WithCancel(req.Context())
+		defer cancel()
+		var stream runtime.ServerTransportStream
+		ctx = grpc.NewContextWithServerTransportStream(ctx, &stream)
+		inboundMarshaler, outboundMarshaler := runtime.MarshalerForRequest(mux, req)
+		annotatedContext, err := runtime.AnnotateIncomingContext(ctx, mux, req, "/muster.v1.ControlService/RemoveStack", runtime.WithHTTPPathPattern("/v1/stacks/{stack}"))
+		if err != nil {
+			runtime.HTTPError(ctx, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		resp, md, err := local_request_ControlService_RemoveStack_0(annotatedContext, inboundMarshaler, server, req, pathParams)
+		md.HeaderMD, md.TrailerMD = metadata.Join(md.HeaderMD, stream.Header()), metadata.Join(md.TrailerMD, stream.Trailer())
+		annotatedContext = runtime.NewServerMetadataContext(annotatedContext, md)
+		if err != nil {
+			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		forward_ControlService_RemoveStack_0(annotatedContext, mux, outboundMarshaler, w, req, resp, mux.GetForwardResponseOptions()...)
+	})
 	mux.Handle(http.MethodPost, pattern_ControlService_CreateVolume_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
 		ctx, cancel := context.WithCancel(req.Context())
 		defer cancel()
@@ -3582,6 +4029,125 @@ func RegisterControlServiceHandlerClient(ctx context.Context, mux *runtime.Serve
 		}
 		forward_ControlService_RemoveConfig_0(annotatedContext, mux, outboundMarshaler, w, req, resp, mux.GetForwardResponseOptions()...)
 	})
+	mux.Handle(http.MethodPost, pattern_ControlService_CreateStack_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
+		ctx, cancel := context.WithCancel(req.Context())
+		defer cancel()
+		inboundMarshaler, outboundMarshaler := runtime.MarshalerForRequest(mux, req)
+		annotatedContext, err := runtime.AnnotateContext(ctx, mux, req, "/muster.v1.ControlService/CreateStack", runtime.WithHTTPPathPattern("/v1/stacks"))
+		if err != nil {
+			runtime.HTTPError(ctx, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		resp, md, err := request_ControlService_CreateStack_0(annotatedContext, inboundMarshaler, client, req, pathParams)
+		annotatedContext = runtime.NewServerMetadataContext(annotatedContext, md)
+		if err != nil {
+			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		forward_ControlService_CreateStack_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_CreateStack_0{resp.(*extMusterv1.CreateStackResponse)}, mux.GetForwardResponseOptions()...)
+	})
+	mux.Handle(http.MethodGet, pattern_ControlService_GetStack_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
+		ctx, cancel := context.WithCancel(req.Context())
+		defer cancel()
+		inboundMarshaler, outboundMarshaler := runtime.MarshalerForRequest(mux, req)
+		annotatedContext, err := runtime.AnnotateContext(ctx, mux, req, "/muster.v1.ControlService/GetStack", runtime.WithHTTPPathPattern("/v1/stacks/{stack}"))
+		if err != nil {
+			runtime.HTTPError(ctx, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		resp, md, err := request_ControlService_GetStack_0(annotatedContext, inboundMarshaler, client, req, pathParams)
+		annotatedContext = runtime.NewServerMetadataContext(annotatedContext, md)
+		if err != nil {
+			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		forward_ControlService_GetStack_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_GetStack_0{resp.(*extMusterv1.GetStackResponse)}, mux.GetForwardResponseOptions()...)
+	})
+	mux.Handle(http.MethodGet, pattern_ControlService_ListStacks_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
+		ctx, cancel := context.WithCancel(req.Context())
+		defer cancel()
+		inboundMarshaler, outboundMarshaler := runtime.MarshalerForRequest(mux, req)
+		annotatedContext, err := runtime.AnnotateContext(ctx, mux, req, "/muster.v1.ControlService/ListStacks", runtime.WithHTTPPathPattern("/v1/stacks"))
+		if err != nil {
+			runtime.HTTPError(ctx, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		resp, md, err := request_ControlService_ListStacks_0(annotatedContext, inboundMarshaler, client, req, pathParams)
+		annotatedContext = runtime.NewServerMetadataContext(annotatedContext, md)
+		if err != nil {
+			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		forward_ControlService_ListStacks_0(annotatedContext, mux, outboundMarshaler, w, req, resp, mux.GetForwardResponseOptions()...)
+	})
+	mux.Handle(http.MethodGet, pattern_ControlService_ListStackRevisions_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
+		ctx, cancel := context.WithCancel(req.Context())
+		defer cancel()
+		inboundMarshaler, outboundMarshaler := runtime.MarshalerForRequest(mux, req)
+		annotatedContext, err := runtime.AnnotateContext(ctx, mux, req, "/muster.v1.ControlService/ListStackRevisions", runtime.WithHTTPPathPattern("/v1/stacks/{stack}/revisions"))
+		if err != nil {
+			runtime.HTTPError(ctx, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		resp, md, err := request_ControlService_ListStackRevisions_0(annotatedContext, inboundMarshaler, client, req, pathParams)
+		annotatedContext = runtime.NewServerMetadataContext(annotatedContext, md)
+		if err != nil {
+			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		forward_ControlService_ListStackRevisions_0(annotatedContext, mux, outboundMarshaler, w, req, resp, mux.GetForwardResponseOptions()...)
+	})
+	mux.Handle(http.MethodGet, pattern_ControlService_GetStackRevision_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
+		ctx, cancel := context.WithCancel(req.Context())
+		defer cancel()
+		inboundMarshaler, outboundMarshaler := runtime.MarshalerForRequest(mux, req)
+		annotatedContext, err := runtime.AnnotateContext(ctx, mux, req, "/muster.v1.ControlService/GetStackRevision", runtime.WithHTTPPathPattern("/v1/stacks/{stack}/revisions/{revision}"))
+		if err != nil {
+			runtime.HTTPError(ctx, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		resp, md, err := request_ControlService_GetStackRevision_0(annotatedContext, inboundMarshaler, client, req, pathParams)
+		annotatedContext = runtime.NewServerMetadataContext(annotatedContext, md)
+		if err != nil {
+			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		forward_ControlService_GetStackRevision_0(annotatedContext, mux, outboundMarshaler, w, req, resp, mux.GetForwardResponseOptions()...)
+	})
+	mux.Handle(http.MethodPut, pattern_ControlService_UpdateStack_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
+		ctx, cancel := context.WithCancel(req.Context())
+		defer cancel()
+		inboundMarshaler, outboundMarshaler := runtime.MarshalerForRequest(mux, req)
+		annotatedContext, err := runtime.AnnotateContext(ctx, mux, req, "/muster.v1.ControlService/UpdateStack", runtime.WithHTTPPathPattern("/v1/stacks/{stack}"))
+		if err != nil {
+			runtime.HTTPError(ctx, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		resp, md, err := request_ControlService_UpdateStack_0(annotatedContext, inboundMarshaler, client, req, pathParams)
+		annotatedContext = runtime.NewServerMetadataContext(annotatedContext, md)
+		if err != nil {
+			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		forward_ControlService_UpdateStack_0(annotatedContext, mux, outboundMarshaler, w, req, response_ControlService_UpdateStack_0{resp.(*extMusterv1.UpdateStackResponse)}, mux.GetForwardResponseOptions()...)
+	})
+	mux.Handle(http.MethodDelete, pattern_ControlService_RemoveStack_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
+		ctx, cancel := context.WithCancel(req.Context())
+		defer cancel()
+		inboundMarshaler, outboundMarshaler := runtime.MarshalerForRequest(mux, req)
+		annotatedContext, err := runtime.AnnotateContext(ctx, mux, req, "/muster.v1.ControlService/RemoveStack", runtime.WithHTTPPathPattern("/v1/stacks/{stack}"))
+		if err != nil {
+			runtime.HTTPError(ctx, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		resp, md, err := request_ControlService_RemoveStack_0(annotatedContext, inboundMarshaler, client, req, pathParams)
+		annotatedContext = runtime.NewServerMetadataContext(annotatedContext, md)
+		if err != nil {
+			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		forward_ControlService_RemoveStack_0(annotatedContext, mux, outboundMarshaler, w, req, resp, mux.GetForwardResponseOptions()...)
+	})
 	mux.Handle(http.MethodPost, pattern_ControlService_CreateVolume_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
 		ctx, cancel := context.WithCancel(req.Context())
 		defer cancel()
@@ -4121,6 +4687,33 @@ func (m response_ControlService_RotateConfig_0) XXX_ResponseBody() interface{} {
 	return response.Config
 }
 
+type response_ControlService_CreateStack_0 struct {
+	*extMusterv1.CreateStackResponse
+}
+
+func (m response_ControlService_CreateStack_0) XXX_ResponseBody() interface{} {
+	response := m.CreateStackResponse
+	return response.Stack
+}
+
+type response_ControlService_GetStack_0 struct {
+	*extMusterv1.GetStackResponse
+}
+
+func (m response_ControlService_GetStack_0) XXX_ResponseBody() interface{} {
+	response := m.GetStackResponse
+	return response.Stack
+}
+
+type response_ControlService_UpdateStack_0 struct {
+	*extMusterv1.UpdateStackResponse
+}
+
+func (m response_ControlService_UpdateStack_0) XXX_ResponseBody() interface{} {
+	response := m.UpdateStackResponse
+	return response.Stack
+}
+
 type response_ControlService_CreateVolume_0 struct {
 	*extMusterv1.CreateVolumeResponse
 }
@@ -4185,113 +4778,127 @@ func (m response_ControlService_RotateAuthority_0) XXX_ResponseBody() interface{
 }
 
 var (
-	pattern_ControlService_CreateService_0     = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1}, []string{"v1", "services"}, ""))
-	pattern_ControlService_GetService_0        = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "services", "service"}, ""))
-	pattern_ControlService_ListServices_0      = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1}, []string{"v1", "services"}, ""))
-	pattern_ControlService_UpdateService_0     = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "services", "service"}, ""))
-	pattern_ControlService_RemoveService_0     = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "services", "service"}, ""))
-	pattern_ControlService_RollbackService_0   = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "services", "service"}, "rollback"))
-	pattern_ControlService_ScaleService_0      = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "services", "service"}, "scale"))
-	pattern_ControlService_GetTask_0           = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "tasks", "task"}, ""))
-	pattern_ControlService_ListTasks_0         = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1}, []string{"v1", "tasks"}, ""))
-	pattern_ControlService_RemoveTask_0        = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "tasks", "task"}, ""))
-	pattern_ControlService_GetNode_0           = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "nodes", "node"}, ""))
-	pattern_ControlService_ListNodes_0         = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1}, []string{"v1", "nodes"}, ""))
-	pattern_ControlService_UpdateNode_0        = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "nodes", "node"}, ""))
-	pattern_ControlService_RemoveNode_0        = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "nodes", "node"}, ""))
-	pattern_ControlService_CreateNetwork_0     = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1}, []string{"v1", "networks"}, ""))
-	pattern_ControlService_GetNetwork_0        = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "networks", "network"}, ""))
-	pattern_ControlService_ListNetworks_0      = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1}, []string{"v1", "networks"}, ""))
-	pattern_ControlService_RemoveNetwork_0     = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "networks", "network"}, ""))
-	pattern_ControlService_TestNetwork_0       = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2, 2, 3}, []string{"v1", "services", "service", "test-network"}, ""))
-	pattern_ControlService_CreateSecret_0      = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1}, []string{"v1", "secrets"}, ""))
-	pattern_ControlService_GetSecret_0         = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "secrets", "secret"}, ""))
-	pattern_ControlService_ListSecrets_0       = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1}, []string{"v1", "secrets"}, ""))
-	pattern_ControlService_UpdateSecret_0      = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "secrets", "secret"}, ""))
-	pattern_ControlService_RotateSecret_0      = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "secrets", "secret"}, "rotate"))
-	pattern_ControlService_RemoveSecret_0      = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "secrets", "secret"}, ""))
-	pattern_ControlService_CreateConfig_0      = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1}, []string{"v1", "configs"}, ""))
-	pattern_ControlService_GetConfig_0         = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "configs", "config"}, ""))
-	pattern_ControlService_ListConfigs_0       = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1}, []string{"v1", "configs"}, ""))
-	pattern_ControlService_UpdateConfig_0      = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "configs", "config"}, ""))
-	pattern_ControlService_RotateConfig_0      = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "configs", "config"}, "rotate"))
-	pattern_ControlService_RemoveConfig_0      = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "configs", "config"}, ""))
-	pattern_ControlService_CreateVolume_0      = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1}, []string{"v1", "volumes"}, ""))
-	pattern_ControlService_GetVolume_0         = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "volumes", "volume"}, ""))
-	pattern_ControlService_ListVolumes_0       = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1}, []string{"v1", "volumes"}, ""))
-	pattern_ControlService_UpdateVolume_0      = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "volumes", "volume"}, ""))
-	pattern_ControlService_RemoveVolume_0      = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "volumes", "volume"}, ""))
-	pattern_ControlService_GetCluster_0        = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1}, []string{"v1", "cluster"}, ""))
-	pattern_ControlService_GetClusterStatus_0  = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2}, []string{"v1", "cluster", "status"}, ""))
-	pattern_ControlService_UpdateCluster_0     = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1}, []string{"v1", "cluster"}, ""))
-	pattern_ControlService_GetJoinTokens_0     = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2}, []string{"v1", "cluster", "join-tokens"}, ""))
-	pattern_ControlService_RotateJoinToken_0   = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2}, []string{"v1", "cluster", "join-tokens"}, "rotate"))
-	pattern_ControlService_GetAuthority_0      = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2}, []string{"v1", "cluster", "authority"}, ""))
-	pattern_ControlService_RotateAuthority_0   = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2}, []string{"v1", "cluster", "authority"}, "rotate"))
-	pattern_ControlService_GetClusterKeys_0    = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2}, []string{"v1", "cluster", "keys"}, ""))
-	pattern_ControlService_ResealCluster_0     = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2}, []string{"v1", "cluster", "keys"}, "reseal"))
-	pattern_ControlService_CreateToken_0       = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1}, []string{"v1", "tokens"}, ""))
-	pattern_ControlService_ListTokens_0        = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1}, []string{"v1", "tokens"}, ""))
-	pattern_ControlService_RemoveToken_0       = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "tokens", "token"}, ""))
-	pattern_ControlService_CreateCertificate_0 = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1}, []string{"v1", "certificates"}, ""))
-	pattern_ControlService_ListPlugins_0       = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1}, []string{"v1", "plugins"}, ""))
-	pattern_ControlService_Watch_0             = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1}, []string{"v1", "watch"}, ""))
-	pattern_ControlService_ServiceLogs_0       = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2, 2, 3}, []string{"v1", "services", "service", "logs"}, ""))
-	pattern_ControlService_TaskLogs_0          = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2, 2, 3}, []string{"v1", "tasks", "task", "logs"}, ""))
+	pattern_ControlService_CreateService_0      = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1}, []string{"v1", "services"}, ""))
+	pattern_ControlService_GetService_0         = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "services", "service"}, ""))
+	pattern_ControlService_ListServices_0       = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1}, []string{"v1", "services"}, ""))
+	pattern_ControlService_UpdateService_0      = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "services", "service"}, ""))
+	pattern_ControlService_RemoveService_0      = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "services", "service"}, ""))
+	pattern_ControlService_RollbackService_0    = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "services", "service"}, "rollback"))
+	pattern_ControlService_ScaleService_0       = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "services", "service"}, "scale"))
+	pattern_ControlService_GetTask_0            = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "tasks", "task"}, ""))
+	pattern_ControlService_ListTasks_0          = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1}, []string{"v1", "tasks"}, ""))
+	pattern_ControlService_RemoveTask_0         = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "tasks", "task"}, ""))
+	pattern_ControlService_GetNode_0            = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "nodes", "node"}, ""))
+	pattern_ControlService_ListNodes_0          = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1}, []string{"v1", "nodes"}, ""))
+	pattern_ControlService_UpdateNode_0         = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "nodes", "node"}, ""))
+	pattern_ControlService_RemoveNode_0         = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "nodes", "node"}, ""))
+	pattern_ControlService_CreateNetwork_0      = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1}, []string{"v1", "networks"}, ""))
+	pattern_ControlService_GetNetwork_0         = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "networks", "network"}, ""))
+	pattern_ControlService_ListNetworks_0       = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1}, []string{"v1", "networks"}, ""))
+	pattern_ControlService_RemoveNetwork_0      = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "networks", "network"}, ""))
+	pattern_ControlService_TestNetwork_0        = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2, 2, 3}, []string{"v1", "services", "service", "test-network"}, ""))
+	pattern_ControlService_CreateSecret_0       = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1}, []string{"v1", "secrets"}, ""))
+	pattern_ControlService_GetSecret_0          = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "secrets", "secret"}, ""))
+	pattern_ControlService_ListSecrets_0        = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1}, []string{"v1", "secrets"}, ""))
+	pattern_ControlService_UpdateSecret_0       = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "secrets", "secret"}, ""))
+	pattern_ControlService_RotateSecret_0       = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "secrets", "secret"}, "rotate"))
+	pattern_ControlService_RemoveSecret_0       = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "secrets", "secret"}, ""))
+	pattern_ControlService_CreateConfig_0       = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1}, []string{"v1", "configs"}, ""))
+	pattern_ControlService_GetConfig_0          = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "configs", "config"}, ""))
+	pattern_ControlService_ListConfigs_0        = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1}, []string{"v1", "configs"}, ""))
+	pattern_ControlService_UpdateConfig_0       = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "configs", "config"}, ""))
+	pattern_ControlService_RotateConfig_0       = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "configs", "config"}, "rotate"))
+	pattern_ControlService_RemoveConfig_0       = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "configs", "config"}, ""))
+	pattern_ControlService_CreateStack_0        = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1}, []string{"v1", "stacks"}, ""))
+	pattern_ControlService_GetStack_0           = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "stacks", "stack"}, ""))
+	pattern_ControlService_ListStacks_0         = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1}, []string{"v1", "stacks"}, ""))
+	pattern_ControlService_ListStackRevisions_0 = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2, 2, 3}, []string{"v1", "stacks", "stack", "revisions"}, ""))
+	pattern_ControlService_GetStackRevision_0   = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2, 2, 3, 1, 0, 4, 1, 5, 4}, []string{"v1", "stacks", "stack", "revisions", "revision"}, ""))
+	pattern_ControlService_UpdateStack_0        = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "stacks", "stack"}, ""))
+	pattern_ControlService_RemoveStack_0        = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "stacks", "stack"}, ""))
+	pattern_ControlService_CreateVolume_0       = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1}, []string{"v1", "volumes"}, ""))
+	pattern_ControlService_GetVolume_0          = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "volumes", "volume"}, ""))
+	pattern_ControlService_ListVolumes_0        = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1}, []string{"v1", "volumes"}, ""))
+	pattern_ControlService_UpdateVolume_0       = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "volumes", "volume"}, ""))
+	pattern_ControlService_RemoveVolume_0       = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "volumes", "volume"}, ""))
+	pattern_ControlService_GetCluster_0         = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1}, []string{"v1", "cluster"}, ""))
+	pattern_ControlService_GetClusterStatus_0   = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2}, []string{"v1", "cluster", "status"}, ""))
+	pattern_ControlService_UpdateCluster_0      = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1}, []string{"v1", "cluster"}, ""))
+	pattern_ControlService_GetJoinTokens_0      = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2}, []string{"v1", "cluster", "join-tokens"}, ""))
+	pattern_ControlService_RotateJoinToken_0    = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2}, []string{"v1", "cluster", "join-tokens"}, "rotate"))
+	pattern_ControlService_GetAuthority_0       = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2}, []string{"v1", "cluster", "authority"}, ""))
+	pattern_ControlService_RotateAuthority_0    = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2}, []string{"v1", "cluster", "authority"}, "rotate"))
+	pattern_ControlService_GetClusterKeys_0     = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2}, []string{"v1", "cluster", "keys"}, ""))
+	pattern_ControlService_ResealCluster_0      = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2}, []string{"v1", "cluster", "keys"}, "reseal"))
+	pattern_ControlService_CreateToken_0        = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1}, []string{"v1", "tokens"}, ""))
+	pattern_ControlService_ListTokens_0         = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1}, []string{"v1", "tokens"}, ""))
+	pattern_ControlService_RemoveToken_0        = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2}, []string{"v1", "tokens", "token"}, ""))
+	pattern_ControlService_CreateCertificate_0  = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1}, []string{"v1", "certificates"}, ""))
+	pattern_ControlService_ListPlugins_0        = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1}, []string{"v1", "plugins"}, ""))
+	pattern_ControlService_Watch_0              = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1}, []string{"v1", "watch"}, ""))
+	pattern_ControlService_ServiceLogs_0        = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2, 2, 3}, []string{"v1", "services", "service", "logs"}, ""))
+	pattern_ControlService_TaskLogs_0           = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2, 2, 3}, []string{"v1", "tasks", "task", "logs"}, ""))
 )
 
 var (
-	forward_ControlService_CreateService_0     = runtime.ForwardResponseMessage
-	forward_ControlService_GetService_0        = runtime.ForwardResponseMessage
-	forward_ControlService_ListServices_0      = runtime.ForwardResponseMessage
-	forward_ControlService_UpdateService_0     = runtime.ForwardResponseMessage
-	forward_ControlService_RemoveService_0     = runtime.ForwardResponseMessage
-	forward_ControlService_RollbackService_0   = runtime.ForwardResponseMessage
-	forward_ControlService_ScaleService_0      = runtime.ForwardResponseMessage
-	forward_ControlService_GetTask_0           = runtime.ForwardResponseMessage
-	forward_ControlService_ListTasks_0         = runtime.ForwardResponseMessage
-	forward_ControlService_RemoveTask_0        = runtime.ForwardResponseMessage
-	forward_ControlService_GetNode_0           = runtime.ForwardResponseMessage
-	forward_ControlService_ListNodes_0         = runtime.ForwardResponseMessage
-	forward_ControlService_UpdateNode_0        = runtime.ForwardResponseMessage
-	forward_ControlService_RemoveNode_0        = runtime.ForwardResponseMessage
-	forward_ControlService_CreateNetwork_0     = runtime.ForwardResponseMessage
-	forward_ControlService_GetNetwork_0        = runtime.ForwardResponseMessage
-	forward_ControlService_ListNetworks_0      = runtime.ForwardResponseMessage
-	forward_ControlService_RemoveNetwork_0     = runtime.ForwardResponseMessage
-	forward_ControlService_TestNetwork_0       = runtime.ForwardResponseMessage
-	forward_ControlService_CreateSecret_0      = runtime.ForwardResponseMessage
-	forward_ControlService_GetSecret_0         = runtime.ForwardResponseMessage
-	forward_ControlService_ListSecrets_0       = runtime.ForwardResponseMessage
-	forward_ControlService_UpdateSecret_0      = runtime.ForwardResponseMessage
-	forward_ControlService_RotateSecret_0      = runtime.ForwardResponseMessage
-	forward_ControlService_RemoveSecret_0      = runtime.ForwardResponseMessage
-	forward_ControlService_CreateConfig_0      = runtime.ForwardResponseMessage
-	forward_ControlService_GetConfig_0         = runtime.ForwardResponseMessage
-	forward_ControlService_ListConfigs_0       = runtime.ForwardResponseMessage
-	forward_ControlService_UpdateConfig_0      = runtime.ForwardResponseMessage
-	forward_ControlService_RotateConfig_0      = runtime.ForwardResponseMessage
-	forward_ControlService_RemoveConfig_0      = runtime.ForwardResponseMessage
-	forward_ControlService_CreateVolume_0      = runtime.ForwardResponseMessage
-	forward_ControlService_GetVolume_0         = runtime.ForwardResponseMessage
-	forward_ControlService_ListVolumes_0       = runtime.ForwardResponseMessage
-	forward_ControlService_UpdateVolume_0      = runtime.ForwardResponseMessage
-	forward_ControlService_RemoveVolume_0      = runtime.ForwardResponseMessage
-	forward_ControlService_GetCluster_0        = runtime.ForwardResponseMessage
-	forward_ControlService_GetClusterStatus_0  = runtime.ForwardResponseMessage
-	forward_ControlService_UpdateCluster_0     = runtime.ForwardResponseMessage
-	forward_ControlService_GetJoinTokens_0     = runtime.ForwardResponseMessage
-	forward_ControlService_RotateJoinToken_0   = runtime.ForwardResponseMessage
-	forward_ControlService_GetAuthority_0      = runtime.ForwardResponseMessage
-	forward_ControlService_RotateAuthority_0   = runtime.ForwardResponseMessage
-	forward_ControlService_GetClusterKeys_0    = runtime.ForwardResponseMessage
-	forward_ControlService_ResealCluster_0     = runtime.ForwardResponseMessage
-	forward_ControlService_CreateToken_0       = runtime.ForwardResponseMessage
-	forward_ControlService_ListTokens_0        = runtime.ForwardResponseMessage
-	forward_ControlService_RemoveToken_0       = runtime.ForwardResponseMessage
-	forward_ControlService_CreateCertificate_0 = runtime.ForwardResponseMessage
-	forward_ControlService_ListPlugins_0       = runtime.ForwardResponseMessage
-	forward_ControlService_Watch_0             = runtime.ForwardResponseStream
-	forward_ControlService_ServiceLogs_0       = runtime.ForwardResponseStream
-	forward_ControlService_TaskLogs_0          = runtime.ForwardResponseStream
+	forward_ControlService_CreateService_0      = runtime.ForwardResponseMessage
+	forward_ControlService_GetService_0         = runtime.ForwardResponseMessage
+	forward_ControlService_ListServices_0       = runtime.ForwardResponseMessage
+	forward_ControlService_UpdateService_0      = runtime.ForwardResponseMessage
+	forward_ControlService_RemoveService_0      = runtime.ForwardResponseMessage
+	forward_ControlService_RollbackService_0    = runtime.ForwardResponseMessage
+	forward_ControlService_ScaleService_0       = runtime.ForwardResponseMessage
+	forward_ControlService_GetTask_0            = runtime.ForwardResponseMessage
+	forward_ControlService_ListTasks_0          = runtime.ForwardResponseMessage
+	forward_ControlService_RemoveTask_0         = runtime.ForwardResponseMessage
+	forward_ControlService_GetNode_0            = runtime.ForwardResponseMessage
+	forward_ControlService_ListNodes_0          = runtime.ForwardResponseMessage
+	forward_ControlService_UpdateNode_0         = runtime.ForwardResponseMessage
+	forward_ControlService_RemoveNode_0         = runtime.ForwardResponseMessage
+	forward_ControlService_CreateNetwork_0      = runtime.ForwardResponseMessage
+	forward_ControlService_GetNetwork_0         = runtime.ForwardResponseMessage
+	forward_ControlService_ListNetworks_0       = runtime.ForwardResponseMessage
+	forward_ControlService_RemoveNetwork_0      = runtime.ForwardResponseMessage
+	forward_ControlService_TestNetwork_0        = runtime.ForwardResponseMessage
+	forward_ControlService_CreateSecret_0       = runtime.ForwardResponseMessage
+	forward_ControlService_GetSecret_0          = runtime.ForwardResponseMessage
+	forward_ControlService_ListSecrets_0        = runtime.ForwardResponseMessage
+	forward_ControlService_UpdateSecret_0       = runtime.ForwardResponseMessage
+	forward_ControlService_RotateSecret_0       = runtime.ForwardResponseMessage
+	forward_ControlService_RemoveSecret_0       = runtime.ForwardResponseMessage
+	forward_ControlService_CreateConfig_0       = runtime.ForwardResponseMessage
+	forward_ControlService_GetConfig_0          = runtime.ForwardResponseMessage
+	forward_ControlService_ListConfigs_0        = runtime.ForwardResponseMessage
+	forward_ControlService_UpdateConfig_0       = runtime.ForwardResponseMessage
+	forward_ControlService_RotateConfig_0       = runtime.ForwardResponseMessage
+	forward_ControlService_RemoveConfig_0       = runtime.ForwardResponseMessage
+	forward_ControlService_CreateStack_0        = runtime.ForwardResponseMessage
+	forward_ControlService_GetStack_0           = runtime.ForwardResponseMessage
+	forward_ControlService_ListStacks_0         = runtime.ForwardResponseMessage
+	forward_ControlService_ListStackRevisions_0 = runtime.ForwardResponseMessage
+	forward_ControlService_GetStackRevision_0   = runtime.ForwardResponseMessage
+	forward_ControlService_UpdateStack_0        = runtime.ForwardResponseMessage
+	forward_ControlService_RemoveStack_0        = runtime.ForwardResponseMessage
+	forward_ControlService_CreateVolume_0       = runtime.ForwardResponseMessage
+	forward_ControlService_GetVolume_0          = runtime.ForwardResponseMessage
+	forward_ControlService_ListVolumes_0        = runtime.ForwardResponseMessage
+	forward_ControlService_UpdateVolume_0       = runtime.ForwardResponseMessage
+	forward_ControlService_RemoveVolume_0       = runtime.ForwardResponseMessage
+	forward_ControlService_GetCluster_0         = runtime.ForwardResponseMessage
+	forward_ControlService_GetClusterStatus_0   = runtime.ForwardResponseMessage
+	forward_ControlService_UpdateCluster_0      = runtime.ForwardResponseMessage
+	forward_ControlService_GetJoinTokens_0      = runtime.ForwardResponseMessage
+	forward_ControlService_RotateJoinToken_0    = runtime.ForwardResponseMessage
+	forward_ControlService_GetAuthority_0       = runtime.ForwardResponseMessage
+	forward_ControlService_RotateAuthority_0    = runtime.ForwardResponseMessage
+	forward_ControlService_GetClusterKeys_0     = runtime.ForwardResponseMessage
+	forward_ControlService_ResealCluster_0      = runtime.ForwardResponseMessage
+	forward_ControlService_CreateToken_0        = runtime.ForwardResponseMessage
+	forward_ControlService_ListTokens_0         = runtime.ForwardResponseMessage
+	forward_ControlService_RemoveToken_0        = runtime.ForwardResponseMessage
+	forward_ControlService_CreateCertificate_0  = runtime.ForwardResponseMessage
+	forward_ControlService_ListPlugins_0        = runtime.ForwardResponseMessage
+	forward_ControlService_Watch_0              = runtime.ForwardResponseStream
+	forward_ControlService_ServiceLogs_0        = runtime.ForwardResponseStream
+	forward_ControlService_TaskLogs_0           = runtime.ForwardResponseStream
 )

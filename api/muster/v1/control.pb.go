@@ -94,6 +94,7 @@ const (
 	ObjectKind_SECRET                  ObjectKind = 6
 	ObjectKind_CONFIG                  ObjectKind = 7
 	ObjectKind_VOLUME                  ObjectKind = 8
+	ObjectKind_STACK                   ObjectKind = 9
 )
 
 // Enum value maps for ObjectKind.
@@ -108,6 +109,7 @@ var (
 		6: "SECRET",
 		7: "CONFIG",
 		8: "VOLUME",
+		9: "STACK",
 	}
 	ObjectKind_value = map[string]int32{
 		"OBJECT_KIND_UNSPECIFIED": 0,
@@ -119,6 +121,7 @@ var (
 		"SECRET":                  6,
 		"CONFIG":                  7,
 		"VOLUME":                  8,
+		"STACK":                   9,
 	}
 )
 
@@ -298,7 +301,7 @@ func (x RotateJoinTokenRequest_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use RotateJoinTokenRequest_Kind.Descriptor instead.
 func (RotateJoinTokenRequest_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{93, 0}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{107, 0}
 }
 
 // Asks for a new service.
@@ -3771,6 +3774,753 @@ func (*RemoveConfigResponse) Descriptor() ([]byte, []int) {
 	return file_muster_v1_control_proto_rawDescGZIP(), []int{62}
 }
 
+// Asks for a new stack.
+type CreateStackRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Spec  *StackSpec             `protobuf:"bytes,1,opt,name=spec,proto3" json:"spec,omitempty"`
+	// Why, for people: at most 1000 bytes.
+	Message       string `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateStackRequest) Reset() {
+	*x = CreateStackRequest{}
+	mi := &file_muster_v1_control_proto_msgTypes[63]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateStackRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateStackRequest) ProtoMessage() {}
+
+func (x *CreateStackRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_control_proto_msgTypes[63]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateStackRequest.ProtoReflect.Descriptor instead.
+func (*CreateStackRequest) Descriptor() ([]byte, []int) {
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{63}
+}
+
+func (x *CreateStackRequest) GetSpec() *StackSpec {
+	if x != nil {
+		return x.Spec
+	}
+	return nil
+}
+
+func (x *CreateStackRequest) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+// Holds the new stack, without its content.
+type CreateStackResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Stack         *Stack                 `protobuf:"bytes,1,opt,name=stack,proto3" json:"stack,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateStackResponse) Reset() {
+	*x = CreateStackResponse{}
+	mi := &file_muster_v1_control_proto_msgTypes[64]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateStackResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateStackResponse) ProtoMessage() {}
+
+func (x *CreateStackResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_control_proto_msgTypes[64]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateStackResponse.ProtoReflect.Descriptor instead.
+func (*CreateStackResponse) Descriptor() ([]byte, []int) {
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{64}
+}
+
+func (x *CreateStackResponse) GetStack() *Stack {
+	if x != nil {
+		return x.Stack
+	}
+	return nil
+}
+
+// Names a stack.
+type GetStackRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Id, name, or unique prefix of the id.
+	Stack         string `protobuf:"bytes,1,opt,name=stack,proto3" json:"stack,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetStackRequest) Reset() {
+	*x = GetStackRequest{}
+	mi := &file_muster_v1_control_proto_msgTypes[65]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetStackRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetStackRequest) ProtoMessage() {}
+
+func (x *GetStackRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_control_proto_msgTypes[65]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetStackRequest.ProtoReflect.Descriptor instead.
+func (*GetStackRequest) Descriptor() ([]byte, []int) {
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{65}
+}
+
+func (x *GetStackRequest) GetStack() string {
+	if x != nil {
+		return x.Stack
+	}
+	return ""
+}
+
+// Holds the stack, without its content.
+type GetStackResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Stack         *Stack                 `protobuf:"bytes,1,opt,name=stack,proto3" json:"stack,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetStackResponse) Reset() {
+	*x = GetStackResponse{}
+	mi := &file_muster_v1_control_proto_msgTypes[66]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetStackResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetStackResponse) ProtoMessage() {}
+
+func (x *GetStackResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_control_proto_msgTypes[66]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetStackResponse.ProtoReflect.Descriptor instead.
+func (*GetStackResponse) Descriptor() ([]byte, []int) {
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{66}
+}
+
+func (x *GetStackResponse) GetStack() *Stack {
+	if x != nil {
+		return x.Stack
+	}
+	return nil
+}
+
+// Says which stacks to list. Within a filter one value must match, and
+// all filters must.
+type ListStacksRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Whole names; one must match.
+	Names []string `protobuf:"bytes,1,rep,name=names,proto3" json:"names,omitempty"`
+	// Prefixes of names; one must match.
+	NamePrefixes []string `protobuf:"bytes,2,rep,name=name_prefixes,json=namePrefixes,proto3" json:"name_prefixes,omitempty"`
+	// Prefixes of ids; one must match.
+	IdPrefixes []string `protobuf:"bytes,3,rep,name=id_prefixes,json=idPrefixes,proto3" json:"id_prefixes,omitempty"`
+	// "key", "!key", "key=value" or "key!=value"; all must match.
+	Labels []string `protobuf:"bytes,4,rep,name=labels,proto3" json:"labels,omitempty"`
+	// At most this many are returned; 0 means 100, and 1000 is the most.
+	PageSize uint32 `protobuf:"varint,5,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// The next_page_token of the page before. The other fields must not change.
+	PageToken     string `protobuf:"bytes,6,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListStacksRequest) Reset() {
+	*x = ListStacksRequest{}
+	mi := &file_muster_v1_control_proto_msgTypes[67]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListStacksRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListStacksRequest) ProtoMessage() {}
+
+func (x *ListStacksRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_control_proto_msgTypes[67]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListStacksRequest.ProtoReflect.Descriptor instead.
+func (*ListStacksRequest) Descriptor() ([]byte, []int) {
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{67}
+}
+
+func (x *ListStacksRequest) GetNames() []string {
+	if x != nil {
+		return x.Names
+	}
+	return nil
+}
+
+func (x *ListStacksRequest) GetNamePrefixes() []string {
+	if x != nil {
+		return x.NamePrefixes
+	}
+	return nil
+}
+
+func (x *ListStacksRequest) GetIdPrefixes() []string {
+	if x != nil {
+		return x.IdPrefixes
+	}
+	return nil
+}
+
+func (x *ListStacksRequest) GetLabels() []string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
+func (x *ListStacksRequest) GetPageSize() uint32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListStacksRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// Holds one page of stacks.
+type ListStacksResponse struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Stacks []*Stack               `protobuf:"bytes,1,rep,name=stacks,proto3" json:"stacks,omitempty"`
+	// Give it as page_token to get the next page. Empty on the last.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListStacksResponse) Reset() {
+	*x = ListStacksResponse{}
+	mi := &file_muster_v1_control_proto_msgTypes[68]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListStacksResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListStacksResponse) ProtoMessage() {}
+
+func (x *ListStacksResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_control_proto_msgTypes[68]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListStacksResponse.ProtoReflect.Descriptor instead.
+func (*ListStacksResponse) Descriptor() ([]byte, []int) {
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{68}
+}
+
+func (x *ListStacksResponse) GetStacks() []*Stack {
+	if x != nil {
+		return x.Stacks
+	}
+	return nil
+}
+
+func (x *ListStacksResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+// Names a stack.
+type ListStackRevisionsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Id, name, or unique prefix of the id.
+	Stack         string `protobuf:"bytes,1,opt,name=stack,proto3" json:"stack,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListStackRevisionsRequest) Reset() {
+	*x = ListStackRevisionsRequest{}
+	mi := &file_muster_v1_control_proto_msgTypes[69]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListStackRevisionsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListStackRevisionsRequest) ProtoMessage() {}
+
+func (x *ListStackRevisionsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_control_proto_msgTypes[69]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListStackRevisionsRequest.ProtoReflect.Descriptor instead.
+func (*ListStackRevisionsRequest) Descriptor() ([]byte, []int) {
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{69}
+}
+
+func (x *ListStackRevisionsRequest) GetStack() string {
+	if x != nil {
+		return x.Stack
+	}
+	return ""
+}
+
+// Holds the revisions of a stack, newest first: at most 25.
+type ListStackRevisionsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Revisions     []*StackRevision       `protobuf:"bytes,1,rep,name=revisions,proto3" json:"revisions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListStackRevisionsResponse) Reset() {
+	*x = ListStackRevisionsResponse{}
+	mi := &file_muster_v1_control_proto_msgTypes[70]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListStackRevisionsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListStackRevisionsResponse) ProtoMessage() {}
+
+func (x *ListStackRevisionsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_control_proto_msgTypes[70]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListStackRevisionsResponse.ProtoReflect.Descriptor instead.
+func (*ListStackRevisionsResponse) Descriptor() ([]byte, []int) {
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{70}
+}
+
+func (x *ListStackRevisionsResponse) GetRevisions() []*StackRevision {
+	if x != nil {
+		return x.Revisions
+	}
+	return nil
+}
+
+// Names a revision of a stack.
+type GetStackRevisionRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Id, name, or unique prefix of the id.
+	Stack string `protobuf:"bytes,1,opt,name=stack,proto3" json:"stack,omitempty"`
+	// 0: the newest.
+	Revision      uint64 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetStackRevisionRequest) Reset() {
+	*x = GetStackRevisionRequest{}
+	mi := &file_muster_v1_control_proto_msgTypes[71]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetStackRevisionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetStackRevisionRequest) ProtoMessage() {}
+
+func (x *GetStackRevisionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_control_proto_msgTypes[71]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetStackRevisionRequest.ProtoReflect.Descriptor instead.
+func (*GetStackRevisionRequest) Descriptor() ([]byte, []int) {
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{71}
+}
+
+func (x *GetStackRevisionRequest) GetStack() string {
+	if x != nil {
+		return x.Stack
+	}
+	return ""
+}
+
+func (x *GetStackRevisionRequest) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+// Holds a revision with its content.
+type GetStackRevisionResponse struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Revision *StackRevision         `protobuf:"bytes,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	// Without the data of secrets.
+	Spec          *StackSpec `protobuf:"bytes,2,opt,name=spec,proto3" json:"spec,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetStackRevisionResponse) Reset() {
+	*x = GetStackRevisionResponse{}
+	mi := &file_muster_v1_control_proto_msgTypes[72]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetStackRevisionResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetStackRevisionResponse) ProtoMessage() {}
+
+func (x *GetStackRevisionResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_control_proto_msgTypes[72]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetStackRevisionResponse.ProtoReflect.Descriptor instead.
+func (*GetStackRevisionResponse) Descriptor() ([]byte, []int) {
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{72}
+}
+
+func (x *GetStackRevisionResponse) GetRevision() *StackRevision {
+	if x != nil {
+		return x.Revision
+	}
+	return nil
+}
+
+func (x *GetStackRevisionResponse) GetSpec() *StackSpec {
+	if x != nil {
+		return x.Spec
+	}
+	return nil
+}
+
+// Asks for another content of a stack.
+type UpdateStackRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Id, name, or unique prefix of the id.
+	Stack string `protobuf:"bytes,1,opt,name=stack,proto3" json:"stack,omitempty"`
+	// The meta.version that the new content was decided on.
+	Version uint64 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
+	// The whole new content.
+	Spec *StackSpec `protobuf:"bytes,3,opt,name=spec,proto3" json:"spec,omitempty"`
+	// Why, for people: at most 1000 bytes.
+	Message       string `protobuf:"bytes,4,opt,name=message,proto3" json:"message,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpdateStackRequest) Reset() {
+	*x = UpdateStackRequest{}
+	mi := &file_muster_v1_control_proto_msgTypes[73]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdateStackRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdateStackRequest) ProtoMessage() {}
+
+func (x *UpdateStackRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_control_proto_msgTypes[73]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdateStackRequest.ProtoReflect.Descriptor instead.
+func (*UpdateStackRequest) Descriptor() ([]byte, []int) {
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{73}
+}
+
+func (x *UpdateStackRequest) GetStack() string {
+	if x != nil {
+		return x.Stack
+	}
+	return ""
+}
+
+func (x *UpdateStackRequest) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *UpdateStackRequest) GetSpec() *StackSpec {
+	if x != nil {
+		return x.Spec
+	}
+	return nil
+}
+
+func (x *UpdateStackRequest) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+// Holds the stack as it is now, without its content.
+type UpdateStackResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Stack         *Stack                 `protobuf:"bytes,1,opt,name=stack,proto3" json:"stack,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpdateStackResponse) Reset() {
+	*x = UpdateStackResponse{}
+	mi := &file_muster_v1_control_proto_msgTypes[74]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdateStackResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdateStackResponse) ProtoMessage() {}
+
+func (x *UpdateStackResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_control_proto_msgTypes[74]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdateStackResponse.ProtoReflect.Descriptor instead.
+func (*UpdateStackResponse) Descriptor() ([]byte, []int) {
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{74}
+}
+
+func (x *UpdateStackResponse) GetStack() *Stack {
+	if x != nil {
+		return x.Stack
+	}
+	return nil
+}
+
+// Names the stack to remove.
+type RemoveStackRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Id, name, or unique prefix of the id.
+	Stack         string `protobuf:"bytes,1,opt,name=stack,proto3" json:"stack,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveStackRequest) Reset() {
+	*x = RemoveStackRequest{}
+	mi := &file_muster_v1_control_proto_msgTypes[75]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveStackRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveStackRequest) ProtoMessage() {}
+
+func (x *RemoveStackRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_control_proto_msgTypes[75]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveStackRequest.ProtoReflect.Descriptor instead.
+func (*RemoveStackRequest) Descriptor() ([]byte, []int) {
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{75}
+}
+
+func (x *RemoveStackRequest) GetStack() string {
+	if x != nil {
+		return x.Stack
+	}
+	return ""
+}
+
+// Says whether the stack is gone.
+type RemoveStackResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The objects that have the stack's label: services, networks, configs and secrets.
+	// 0: the stack is gone.
+	Objects       uint64 `protobuf:"varint,1,opt,name=objects,proto3" json:"objects,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveStackResponse) Reset() {
+	*x = RemoveStackResponse{}
+	mi := &file_muster_v1_control_proto_msgTypes[76]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveStackResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveStackResponse) ProtoMessage() {}
+
+func (x *RemoveStackResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_control_proto_msgTypes[76]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveStackResponse.ProtoReflect.Descriptor instead.
+func (*RemoveStackResponse) Descriptor() ([]byte, []int) {
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{76}
+}
+
+func (x *RemoveStackResponse) GetObjects() uint64 {
+	if x != nil {
+		return x.Objects
+	}
+	return 0
+}
+
 // Asks for a new volume.
 type CreateVolumeRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -3781,7 +4531,7 @@ type CreateVolumeRequest struct {
 
 func (x *CreateVolumeRequest) Reset() {
 	*x = CreateVolumeRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[63]
+	mi := &file_muster_v1_control_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3793,7 +4543,7 @@ func (x *CreateVolumeRequest) String() string {
 func (*CreateVolumeRequest) ProtoMessage() {}
 
 func (x *CreateVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[63]
+	mi := &file_muster_v1_control_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3806,7 +4556,7 @@ func (x *CreateVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateVolumeRequest.ProtoReflect.Descriptor instead.
 func (*CreateVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{63}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *CreateVolumeRequest) GetSpec() *VolumeSpec {
@@ -3826,7 +4576,7 @@ type CreateVolumeResponse struct {
 
 func (x *CreateVolumeResponse) Reset() {
 	*x = CreateVolumeResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[64]
+	mi := &file_muster_v1_control_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3838,7 +4588,7 @@ func (x *CreateVolumeResponse) String() string {
 func (*CreateVolumeResponse) ProtoMessage() {}
 
 func (x *CreateVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[64]
+	mi := &file_muster_v1_control_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3851,7 +4601,7 @@ func (x *CreateVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateVolumeResponse.ProtoReflect.Descriptor instead.
 func (*CreateVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{64}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *CreateVolumeResponse) GetVolume() *Volume {
@@ -3872,7 +4622,7 @@ type GetVolumeRequest struct {
 
 func (x *GetVolumeRequest) Reset() {
 	*x = GetVolumeRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[65]
+	mi := &file_muster_v1_control_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3884,7 +4634,7 @@ func (x *GetVolumeRequest) String() string {
 func (*GetVolumeRequest) ProtoMessage() {}
 
 func (x *GetVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[65]
+	mi := &file_muster_v1_control_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3897,7 +4647,7 @@ func (x *GetVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetVolumeRequest.ProtoReflect.Descriptor instead.
 func (*GetVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{65}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *GetVolumeRequest) GetVolume() string {
@@ -3917,7 +4667,7 @@ type GetVolumeResponse struct {
 
 func (x *GetVolumeResponse) Reset() {
 	*x = GetVolumeResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[66]
+	mi := &file_muster_v1_control_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3929,7 +4679,7 @@ func (x *GetVolumeResponse) String() string {
 func (*GetVolumeResponse) ProtoMessage() {}
 
 func (x *GetVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[66]
+	mi := &file_muster_v1_control_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3942,7 +4692,7 @@ func (x *GetVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetVolumeResponse.ProtoReflect.Descriptor instead.
 func (*GetVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{66}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *GetVolumeResponse) GetVolume() *Volume {
@@ -3974,7 +4724,7 @@ type ListVolumesRequest struct {
 
 func (x *ListVolumesRequest) Reset() {
 	*x = ListVolumesRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[67]
+	mi := &file_muster_v1_control_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3986,7 +4736,7 @@ func (x *ListVolumesRequest) String() string {
 func (*ListVolumesRequest) ProtoMessage() {}
 
 func (x *ListVolumesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[67]
+	mi := &file_muster_v1_control_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3999,7 +4749,7 @@ func (x *ListVolumesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListVolumesRequest.ProtoReflect.Descriptor instead.
 func (*ListVolumesRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{67}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *ListVolumesRequest) GetNames() []string {
@@ -4056,7 +4806,7 @@ type ListVolumesResponse struct {
 
 func (x *ListVolumesResponse) Reset() {
 	*x = ListVolumesResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[68]
+	mi := &file_muster_v1_control_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4068,7 +4818,7 @@ func (x *ListVolumesResponse) String() string {
 func (*ListVolumesResponse) ProtoMessage() {}
 
 func (x *ListVolumesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[68]
+	mi := &file_muster_v1_control_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4081,7 +4831,7 @@ func (x *ListVolumesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListVolumesResponse.ProtoReflect.Descriptor instead.
 func (*ListVolumesResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{68}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *ListVolumesResponse) GetVolumes() []*Volume {
@@ -4113,7 +4863,7 @@ type UpdateVolumeRequest struct {
 
 func (x *UpdateVolumeRequest) Reset() {
 	*x = UpdateVolumeRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[69]
+	mi := &file_muster_v1_control_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4125,7 +4875,7 @@ func (x *UpdateVolumeRequest) String() string {
 func (*UpdateVolumeRequest) ProtoMessage() {}
 
 func (x *UpdateVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[69]
+	mi := &file_muster_v1_control_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4138,7 +4888,7 @@ func (x *UpdateVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateVolumeRequest.ProtoReflect.Descriptor instead.
 func (*UpdateVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{69}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *UpdateVolumeRequest) GetVolume() string {
@@ -4172,7 +4922,7 @@ type UpdateVolumeResponse struct {
 
 func (x *UpdateVolumeResponse) Reset() {
 	*x = UpdateVolumeResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[70]
+	mi := &file_muster_v1_control_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4184,7 +4934,7 @@ func (x *UpdateVolumeResponse) String() string {
 func (*UpdateVolumeResponse) ProtoMessage() {}
 
 func (x *UpdateVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[70]
+	mi := &file_muster_v1_control_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4197,7 +4947,7 @@ func (x *UpdateVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateVolumeResponse.ProtoReflect.Descriptor instead.
 func (*UpdateVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{70}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *UpdateVolumeResponse) GetVolume() *Volume {
@@ -4218,7 +4968,7 @@ type RemoveVolumeRequest struct {
 
 func (x *RemoveVolumeRequest) Reset() {
 	*x = RemoveVolumeRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[71]
+	mi := &file_muster_v1_control_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4230,7 +4980,7 @@ func (x *RemoveVolumeRequest) String() string {
 func (*RemoveVolumeRequest) ProtoMessage() {}
 
 func (x *RemoveVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[71]
+	mi := &file_muster_v1_control_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4243,7 +4993,7 @@ func (x *RemoveVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveVolumeRequest.ProtoReflect.Descriptor instead.
 func (*RemoveVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{71}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *RemoveVolumeRequest) GetVolume() string {
@@ -4262,7 +5012,7 @@ type RemoveVolumeResponse struct {
 
 func (x *RemoveVolumeResponse) Reset() {
 	*x = RemoveVolumeResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[72]
+	mi := &file_muster_v1_control_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4274,7 +5024,7 @@ func (x *RemoveVolumeResponse) String() string {
 func (*RemoveVolumeResponse) ProtoMessage() {}
 
 func (x *RemoveVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[72]
+	mi := &file_muster_v1_control_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4287,7 +5037,7 @@ func (x *RemoveVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveVolumeResponse.ProtoReflect.Descriptor instead.
 func (*RemoveVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{72}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{86}
 }
 
 // Is empty.
@@ -4299,7 +5049,7 @@ type GetClusterRequest struct {
 
 func (x *GetClusterRequest) Reset() {
 	*x = GetClusterRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[73]
+	mi := &file_muster_v1_control_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4311,7 +5061,7 @@ func (x *GetClusterRequest) String() string {
 func (*GetClusterRequest) ProtoMessage() {}
 
 func (x *GetClusterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[73]
+	mi := &file_muster_v1_control_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4324,7 +5074,7 @@ func (x *GetClusterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetClusterRequest.ProtoReflect.Descriptor instead.
 func (*GetClusterRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{73}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{87}
 }
 
 // Holds the cluster.
@@ -4337,7 +5087,7 @@ type GetClusterResponse struct {
 
 func (x *GetClusterResponse) Reset() {
 	*x = GetClusterResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[74]
+	mi := &file_muster_v1_control_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4349,7 +5099,7 @@ func (x *GetClusterResponse) String() string {
 func (*GetClusterResponse) ProtoMessage() {}
 
 func (x *GetClusterResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[74]
+	mi := &file_muster_v1_control_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4362,7 +5112,7 @@ func (x *GetClusterResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetClusterResponse.ProtoReflect.Descriptor instead.
 func (*GetClusterResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{74}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{88}
 }
 
 func (x *GetClusterResponse) GetCluster() *Cluster {
@@ -4381,7 +5131,7 @@ type GetClusterStatusRequest struct {
 
 func (x *GetClusterStatusRequest) Reset() {
 	*x = GetClusterStatusRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[75]
+	mi := &file_muster_v1_control_proto_msgTypes[89]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4393,7 +5143,7 @@ func (x *GetClusterStatusRequest) String() string {
 func (*GetClusterStatusRequest) ProtoMessage() {}
 
 func (x *GetClusterStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[75]
+	mi := &file_muster_v1_control_proto_msgTypes[89]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4406,7 +5156,7 @@ func (x *GetClusterStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetClusterStatusRequest.ProtoReflect.Descriptor instead.
 func (*GetClusterStatusRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{75}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{89}
 }
 
 // Says how the cluster's own parts do.
@@ -4432,7 +5182,7 @@ type GetClusterStatusResponse struct {
 
 func (x *GetClusterStatusResponse) Reset() {
 	*x = GetClusterStatusResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[76]
+	mi := &file_muster_v1_control_proto_msgTypes[90]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4444,7 +5194,7 @@ func (x *GetClusterStatusResponse) String() string {
 func (*GetClusterStatusResponse) ProtoMessage() {}
 
 func (x *GetClusterStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[76]
+	mi := &file_muster_v1_control_proto_msgTypes[90]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4457,7 +5207,7 @@ func (x *GetClusterStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetClusterStatusResponse.ProtoReflect.Descriptor instead.
 func (*GetClusterStatusResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{76}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{90}
 }
 
 func (x *GetClusterStatusResponse) GetHealthy() bool {
@@ -4521,7 +5271,7 @@ type UpdateClusterRequest struct {
 
 func (x *UpdateClusterRequest) Reset() {
 	*x = UpdateClusterRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[77]
+	mi := &file_muster_v1_control_proto_msgTypes[91]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4533,7 +5283,7 @@ func (x *UpdateClusterRequest) String() string {
 func (*UpdateClusterRequest) ProtoMessage() {}
 
 func (x *UpdateClusterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[77]
+	mi := &file_muster_v1_control_proto_msgTypes[91]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4546,7 +5296,7 @@ func (x *UpdateClusterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateClusterRequest.ProtoReflect.Descriptor instead.
 func (*UpdateClusterRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{77}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{91}
 }
 
 func (x *UpdateClusterRequest) GetVersion() uint64 {
@@ -4573,7 +5323,7 @@ type UpdateClusterResponse struct {
 
 func (x *UpdateClusterResponse) Reset() {
 	*x = UpdateClusterResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[78]
+	mi := &file_muster_v1_control_proto_msgTypes[92]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4585,7 +5335,7 @@ func (x *UpdateClusterResponse) String() string {
 func (*UpdateClusterResponse) ProtoMessage() {}
 
 func (x *UpdateClusterResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[78]
+	mi := &file_muster_v1_control_proto_msgTypes[92]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4598,7 +5348,7 @@ func (x *UpdateClusterResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateClusterResponse.ProtoReflect.Descriptor instead.
 func (*UpdateClusterResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{78}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{92}
 }
 
 func (x *UpdateClusterResponse) GetCluster() *Cluster {
@@ -4621,7 +5371,7 @@ type ListPluginsRequest struct {
 
 func (x *ListPluginsRequest) Reset() {
 	*x = ListPluginsRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[79]
+	mi := &file_muster_v1_control_proto_msgTypes[93]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4633,7 +5383,7 @@ func (x *ListPluginsRequest) String() string {
 func (*ListPluginsRequest) ProtoMessage() {}
 
 func (x *ListPluginsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[79]
+	mi := &file_muster_v1_control_proto_msgTypes[93]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4646,7 +5396,7 @@ func (x *ListPluginsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPluginsRequest.ProtoReflect.Descriptor instead.
 func (*ListPluginsRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{79}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{93}
 }
 
 func (x *ListPluginsRequest) GetNames() []string {
@@ -4673,7 +5423,7 @@ type ListPluginsResponse struct {
 
 func (x *ListPluginsResponse) Reset() {
 	*x = ListPluginsResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[80]
+	mi := &file_muster_v1_control_proto_msgTypes[94]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4685,7 +5435,7 @@ func (x *ListPluginsResponse) String() string {
 func (*ListPluginsResponse) ProtoMessage() {}
 
 func (x *ListPluginsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[80]
+	mi := &file_muster_v1_control_proto_msgTypes[94]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4698,7 +5448,7 @@ func (x *ListPluginsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPluginsResponse.ProtoReflect.Descriptor instead.
 func (*ListPluginsResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{80}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{94}
 }
 
 func (x *ListPluginsResponse) GetPlugins() []*NodePlugin {
@@ -4721,7 +5471,7 @@ type NodePlugin struct {
 
 func (x *NodePlugin) Reset() {
 	*x = NodePlugin{}
-	mi := &file_muster_v1_control_proto_msgTypes[81]
+	mi := &file_muster_v1_control_proto_msgTypes[95]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4733,7 +5483,7 @@ func (x *NodePlugin) String() string {
 func (*NodePlugin) ProtoMessage() {}
 
 func (x *NodePlugin) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[81]
+	mi := &file_muster_v1_control_proto_msgTypes[95]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4746,7 +5496,7 @@ func (x *NodePlugin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodePlugin.ProtoReflect.Descriptor instead.
 func (*NodePlugin) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{81}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{95}
 }
 
 func (x *NodePlugin) GetNodeId() string {
@@ -4799,7 +5549,7 @@ type WatchRequest struct {
 	// The filters below are those of the lists. A change passes if the object passes
 	// after it, or passed before it. Kinds that lack the property do not pass.
 	//
-	// Labels of services, nodes and configs, and for tasks of their service.
+	// Labels of services, nodes, networks, configs, secrets and stacks, and for tasks of their service.
 	Labels []string `protobuf:"bytes,8,rep,name=labels,proto3" json:"labels,omitempty"`
 	// Ids or host names: only these nodes and their tasks.
 	Nodes []string `protobuf:"bytes,9,rep,name=nodes,proto3" json:"nodes,omitempty"`
@@ -4819,7 +5569,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[82]
+	mi := &file_muster_v1_control_proto_msgTypes[96]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4831,7 +5581,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[82]
+	mi := &file_muster_v1_control_proto_msgTypes[96]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4844,7 +5594,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{82}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{96}
 }
 
 func (x *WatchRequest) GetKinds() []ObjectKind {
@@ -4967,7 +5717,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[83]
+	mi := &file_muster_v1_control_proto_msgTypes[97]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4979,7 +5729,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[83]
+	mi := &file_muster_v1_control_proto_msgTypes[97]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4992,7 +5742,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{83}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{97}
 }
 
 func (x *WatchResponse) GetEvents() []*WatchEvent {
@@ -5027,6 +5777,7 @@ type WatchEvent struct {
 	//	*WatchEvent_Config
 	//	*WatchEvent_Network
 	//	*WatchEvent_Secret
+	//	*WatchEvent_Stack
 	Object isWatchEvent_Object `protobuf_oneof:"object"`
 	// Types that are valid to be assigned to Old:
 	//
@@ -5037,6 +5788,7 @@ type WatchEvent struct {
 	//	*WatchEvent_OldConfig
 	//	*WatchEvent_OldNetwork
 	//	*WatchEvent_OldSecret
+	//	*WatchEvent_OldStack
 	Old           isWatchEvent_Old `protobuf_oneof:"old"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -5044,7 +5796,7 @@ type WatchEvent struct {
 
 func (x *WatchEvent) Reset() {
 	*x = WatchEvent{}
-	mi := &file_muster_v1_control_proto_msgTypes[84]
+	mi := &file_muster_v1_control_proto_msgTypes[98]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5056,7 +5808,7 @@ func (x *WatchEvent) String() string {
 func (*WatchEvent) ProtoMessage() {}
 
 func (x *WatchEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[84]
+	mi := &file_muster_v1_control_proto_msgTypes[98]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5069,7 +5821,7 @@ func (x *WatchEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEvent.ProtoReflect.Descriptor instead.
 func (*WatchEvent) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{84}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{98}
 }
 
 func (x *WatchEvent) GetAction() WatchAction {
@@ -5170,6 +5922,15 @@ func (x *WatchEvent) GetSecret() *Secret {
 	return nil
 }
 
+func (x *WatchEvent) GetStack() *Stack {
+	if x != nil {
+		if x, ok := x.Object.(*WatchEvent_Stack); ok {
+			return x.Stack
+		}
+	}
+	return nil
+}
+
 func (x *WatchEvent) GetOld() isWatchEvent_Old {
 	if x != nil {
 		return x.Old
@@ -5240,6 +6001,15 @@ func (x *WatchEvent) GetOldSecret() *Secret {
 	return nil
 }
 
+func (x *WatchEvent) GetOldStack() *Stack {
+	if x != nil {
+		if x, ok := x.Old.(*WatchEvent_OldStack); ok {
+			return x.OldStack
+		}
+	}
+	return nil
+}
+
 type isWatchEvent_Object interface {
 	isWatchEvent_Object()
 }
@@ -5274,6 +6044,11 @@ type WatchEvent_Secret struct {
 	Secret *Secret `protobuf:"bytes,17,opt,name=secret,proto3,oneof"`
 }
 
+type WatchEvent_Stack struct {
+	// Without its content.
+	Stack *Stack `protobuf:"bytes,19,opt,name=stack,proto3,oneof"`
+}
+
 func (*WatchEvent_Service) isWatchEvent_Object() {}
 
 func (*WatchEvent_Task) isWatchEvent_Object() {}
@@ -5287,6 +6062,8 @@ func (*WatchEvent_Config) isWatchEvent_Object() {}
 func (*WatchEvent_Network) isWatchEvent_Object() {}
 
 func (*WatchEvent_Secret) isWatchEvent_Object() {}
+
+func (*WatchEvent_Stack) isWatchEvent_Object() {}
 
 type isWatchEvent_Old interface {
 	isWatchEvent_Old()
@@ -5320,6 +6097,10 @@ type WatchEvent_OldSecret struct {
 	OldSecret *Secret `protobuf:"bytes,18,opt,name=old_secret,json=oldSecret,proto3,oneof"`
 }
 
+type WatchEvent_OldStack struct {
+	OldStack *Stack `protobuf:"bytes,20,opt,name=old_stack,json=oldStack,proto3,oneof"`
+}
+
 func (*WatchEvent_OldService) isWatchEvent_Old() {}
 
 func (*WatchEvent_OldTask) isWatchEvent_Old() {}
@@ -5333,6 +6114,8 @@ func (*WatchEvent_OldConfig) isWatchEvent_Old() {}
 func (*WatchEvent_OldNetwork) isWatchEvent_Old() {}
 
 func (*WatchEvent_OldSecret) isWatchEvent_Old() {}
+
+func (*WatchEvent_OldStack) isWatchEvent_Old() {}
 
 // LogOptions say which lines to send.
 type LogOptions struct {
@@ -5354,7 +6137,7 @@ type LogOptions struct {
 
 func (x *LogOptions) Reset() {
 	*x = LogOptions{}
-	mi := &file_muster_v1_control_proto_msgTypes[85]
+	mi := &file_muster_v1_control_proto_msgTypes[99]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5366,7 +6149,7 @@ func (x *LogOptions) String() string {
 func (*LogOptions) ProtoMessage() {}
 
 func (x *LogOptions) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[85]
+	mi := &file_muster_v1_control_proto_msgTypes[99]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5379,7 +6162,7 @@ func (x *LogOptions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogOptions.ProtoReflect.Descriptor instead.
 func (*LogOptions) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{85}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{99}
 }
 
 func (x *LogOptions) GetFollow() bool {
@@ -5433,7 +6216,7 @@ type ServiceLogsRequest struct {
 
 func (x *ServiceLogsRequest) Reset() {
 	*x = ServiceLogsRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[86]
+	mi := &file_muster_v1_control_proto_msgTypes[100]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5445,7 +6228,7 @@ func (x *ServiceLogsRequest) String() string {
 func (*ServiceLogsRequest) ProtoMessage() {}
 
 func (x *ServiceLogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[86]
+	mi := &file_muster_v1_control_proto_msgTypes[100]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5458,7 +6241,7 @@ func (x *ServiceLogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceLogsRequest.ProtoReflect.Descriptor instead.
 func (*ServiceLogsRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{86}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{100}
 }
 
 func (x *ServiceLogsRequest) GetService() string {
@@ -5492,7 +6275,7 @@ type ServiceLogsResponse struct {
 
 func (x *ServiceLogsResponse) Reset() {
 	*x = ServiceLogsResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[87]
+	mi := &file_muster_v1_control_proto_msgTypes[101]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5504,7 +6287,7 @@ func (x *ServiceLogsResponse) String() string {
 func (*ServiceLogsResponse) ProtoMessage() {}
 
 func (x *ServiceLogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[87]
+	mi := &file_muster_v1_control_proto_msgTypes[101]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5517,7 +6300,7 @@ func (x *ServiceLogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceLogsResponse.ProtoReflect.Descriptor instead.
 func (*ServiceLogsResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{87}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{101}
 }
 
 func (x *ServiceLogsResponse) GetMessage() *LogMessage {
@@ -5541,7 +6324,7 @@ type TaskLogsRequest struct {
 
 func (x *TaskLogsRequest) Reset() {
 	*x = TaskLogsRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[88]
+	mi := &file_muster_v1_control_proto_msgTypes[102]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5553,7 +6336,7 @@ func (x *TaskLogsRequest) String() string {
 func (*TaskLogsRequest) ProtoMessage() {}
 
 func (x *TaskLogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[88]
+	mi := &file_muster_v1_control_proto_msgTypes[102]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5566,7 +6349,7 @@ func (x *TaskLogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskLogsRequest.ProtoReflect.Descriptor instead.
 func (*TaskLogsRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{88}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{102}
 }
 
 func (x *TaskLogsRequest) GetTask() string {
@@ -5600,7 +6383,7 @@ type TaskLogsResponse struct {
 
 func (x *TaskLogsResponse) Reset() {
 	*x = TaskLogsResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[89]
+	mi := &file_muster_v1_control_proto_msgTypes[103]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5612,7 +6395,7 @@ func (x *TaskLogsResponse) String() string {
 func (*TaskLogsResponse) ProtoMessage() {}
 
 func (x *TaskLogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[89]
+	mi := &file_muster_v1_control_proto_msgTypes[103]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5625,7 +6408,7 @@ func (x *TaskLogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskLogsResponse.ProtoReflect.Descriptor instead.
 func (*TaskLogsResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{89}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{103}
 }
 
 func (x *TaskLogsResponse) GetMessage() *LogMessage {
@@ -5660,7 +6443,7 @@ type LogMessage struct {
 
 func (x *LogMessage) Reset() {
 	*x = LogMessage{}
-	mi := &file_muster_v1_control_proto_msgTypes[90]
+	mi := &file_muster_v1_control_proto_msgTypes[104]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5672,7 +6455,7 @@ func (x *LogMessage) String() string {
 func (*LogMessage) ProtoMessage() {}
 
 func (x *LogMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[90]
+	mi := &file_muster_v1_control_proto_msgTypes[104]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5685,7 +6468,7 @@ func (x *LogMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogMessage.ProtoReflect.Descriptor instead.
 func (*LogMessage) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{90}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{104}
 }
 
 func (x *LogMessage) GetServiceId() string {
@@ -5767,7 +6550,7 @@ type GetJoinTokensRequest struct {
 
 func (x *GetJoinTokensRequest) Reset() {
 	*x = GetJoinTokensRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[91]
+	mi := &file_muster_v1_control_proto_msgTypes[105]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5779,7 +6562,7 @@ func (x *GetJoinTokensRequest) String() string {
 func (*GetJoinTokensRequest) ProtoMessage() {}
 
 func (x *GetJoinTokensRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[91]
+	mi := &file_muster_v1_control_proto_msgTypes[105]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5792,7 +6575,7 @@ func (x *GetJoinTokensRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetJoinTokensRequest.ProtoReflect.Descriptor instead.
 func (*GetJoinTokensRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{91}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{105}
 }
 
 // Holds the join tokens.
@@ -5806,7 +6589,7 @@ type GetJoinTokensResponse struct {
 
 func (x *GetJoinTokensResponse) Reset() {
 	*x = GetJoinTokensResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[92]
+	mi := &file_muster_v1_control_proto_msgTypes[106]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5818,7 +6601,7 @@ func (x *GetJoinTokensResponse) String() string {
 func (*GetJoinTokensResponse) ProtoMessage() {}
 
 func (x *GetJoinTokensResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[92]
+	mi := &file_muster_v1_control_proto_msgTypes[106]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5831,7 +6614,7 @@ func (x *GetJoinTokensResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetJoinTokensResponse.ProtoReflect.Descriptor instead.
 func (*GetJoinTokensResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{92}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{106}
 }
 
 func (x *GetJoinTokensResponse) GetWorker() string {
@@ -5858,7 +6641,7 @@ type RotateJoinTokenRequest struct {
 
 func (x *RotateJoinTokenRequest) Reset() {
 	*x = RotateJoinTokenRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[93]
+	mi := &file_muster_v1_control_proto_msgTypes[107]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5870,7 +6653,7 @@ func (x *RotateJoinTokenRequest) String() string {
 func (*RotateJoinTokenRequest) ProtoMessage() {}
 
 func (x *RotateJoinTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[93]
+	mi := &file_muster_v1_control_proto_msgTypes[107]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5883,7 +6666,7 @@ func (x *RotateJoinTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateJoinTokenRequest.ProtoReflect.Descriptor instead.
 func (*RotateJoinTokenRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{93}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{107}
 }
 
 func (x *RotateJoinTokenRequest) GetKind() RotateJoinTokenRequest_Kind {
@@ -5903,7 +6686,7 @@ type RotateJoinTokenResponse struct {
 
 func (x *RotateJoinTokenResponse) Reset() {
 	*x = RotateJoinTokenResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[94]
+	mi := &file_muster_v1_control_proto_msgTypes[108]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5915,7 +6698,7 @@ func (x *RotateJoinTokenResponse) String() string {
 func (*RotateJoinTokenResponse) ProtoMessage() {}
 
 func (x *RotateJoinTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[94]
+	mi := &file_muster_v1_control_proto_msgTypes[108]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5928,7 +6711,7 @@ func (x *RotateJoinTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateJoinTokenResponse.ProtoReflect.Descriptor instead.
 func (*RotateJoinTokenResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{94}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{108}
 }
 
 func (x *RotateJoinTokenResponse) GetToken() string {
@@ -5947,7 +6730,7 @@ type GetAuthorityRequest struct {
 
 func (x *GetAuthorityRequest) Reset() {
 	*x = GetAuthorityRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[95]
+	mi := &file_muster_v1_control_proto_msgTypes[109]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5959,7 +6742,7 @@ func (x *GetAuthorityRequest) String() string {
 func (*GetAuthorityRequest) ProtoMessage() {}
 
 func (x *GetAuthorityRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[95]
+	mi := &file_muster_v1_control_proto_msgTypes[109]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5972,7 +6755,7 @@ func (x *GetAuthorityRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetAuthorityRequest.ProtoReflect.Descriptor instead.
 func (*GetAuthorityRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{95}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{109}
 }
 
 // Holds the authority.
@@ -5985,7 +6768,7 @@ type GetAuthorityResponse struct {
 
 func (x *GetAuthorityResponse) Reset() {
 	*x = GetAuthorityResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[96]
+	mi := &file_muster_v1_control_proto_msgTypes[110]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5997,7 +6780,7 @@ func (x *GetAuthorityResponse) String() string {
 func (*GetAuthorityResponse) ProtoMessage() {}
 
 func (x *GetAuthorityResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[96]
+	mi := &file_muster_v1_control_proto_msgTypes[110]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6010,7 +6793,7 @@ func (x *GetAuthorityResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetAuthorityResponse.ProtoReflect.Descriptor instead.
 func (*GetAuthorityResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{96}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{110}
 }
 
 func (x *GetAuthorityResponse) GetAuthority() *Authority {
@@ -6032,7 +6815,7 @@ type RotateAuthorityRequest struct {
 
 func (x *RotateAuthorityRequest) Reset() {
 	*x = RotateAuthorityRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[97]
+	mi := &file_muster_v1_control_proto_msgTypes[111]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6044,7 +6827,7 @@ func (x *RotateAuthorityRequest) String() string {
 func (*RotateAuthorityRequest) ProtoMessage() {}
 
 func (x *RotateAuthorityRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[97]
+	mi := &file_muster_v1_control_proto_msgTypes[111]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6057,7 +6840,7 @@ func (x *RotateAuthorityRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateAuthorityRequest.ProtoReflect.Descriptor instead.
 func (*RotateAuthorityRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{97}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{111}
 }
 
 func (x *RotateAuthorityRequest) GetFinish() bool {
@@ -6077,7 +6860,7 @@ type RotateAuthorityResponse struct {
 
 func (x *RotateAuthorityResponse) Reset() {
 	*x = RotateAuthorityResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[98]
+	mi := &file_muster_v1_control_proto_msgTypes[112]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6089,7 +6872,7 @@ func (x *RotateAuthorityResponse) String() string {
 func (*RotateAuthorityResponse) ProtoMessage() {}
 
 func (x *RotateAuthorityResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[98]
+	mi := &file_muster_v1_control_proto_msgTypes[112]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6102,7 +6885,7 @@ func (x *RotateAuthorityResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateAuthorityResponse.ProtoReflect.Descriptor instead.
 func (*RotateAuthorityResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{98}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{112}
 }
 
 func (x *RotateAuthorityResponse) GetAuthority() *Authority {
@@ -6121,7 +6904,7 @@ type GetClusterKeysRequest struct {
 
 func (x *GetClusterKeysRequest) Reset() {
 	*x = GetClusterKeysRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[99]
+	mi := &file_muster_v1_control_proto_msgTypes[113]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6133,7 +6916,7 @@ func (x *GetClusterKeysRequest) String() string {
 func (*GetClusterKeysRequest) ProtoMessage() {}
 
 func (x *GetClusterKeysRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[99]
+	mi := &file_muster_v1_control_proto_msgTypes[113]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6146,7 +6929,7 @@ func (x *GetClusterKeysRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetClusterKeysRequest.ProtoReflect.Descriptor instead.
 func (*GetClusterKeysRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{99}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{113}
 }
 
 // Tells of the cluster's keys, by names that say nothing of what they are.
@@ -6165,7 +6948,7 @@ type GetClusterKeysResponse struct {
 
 func (x *GetClusterKeysResponse) Reset() {
 	*x = GetClusterKeysResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[100]
+	mi := &file_muster_v1_control_proto_msgTypes[114]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6177,7 +6960,7 @@ func (x *GetClusterKeysResponse) String() string {
 func (*GetClusterKeysResponse) ProtoMessage() {}
 
 func (x *GetClusterKeysResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[100]
+	mi := &file_muster_v1_control_proto_msgTypes[114]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6190,7 +6973,7 @@ func (x *GetClusterKeysResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetClusterKeysResponse.ProtoReflect.Descriptor instead.
 func (*GetClusterKeysResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{100}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{114}
 }
 
 func (x *GetClusterKeysResponse) GetSealedWith() string {
@@ -6231,7 +7014,7 @@ type KeyHolder struct {
 
 func (x *KeyHolder) Reset() {
 	*x = KeyHolder{}
-	mi := &file_muster_v1_control_proto_msgTypes[101]
+	mi := &file_muster_v1_control_proto_msgTypes[115]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6243,7 +7026,7 @@ func (x *KeyHolder) String() string {
 func (*KeyHolder) ProtoMessage() {}
 
 func (x *KeyHolder) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[101]
+	mi := &file_muster_v1_control_proto_msgTypes[115]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6256,7 +7039,7 @@ func (x *KeyHolder) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyHolder.ProtoReflect.Descriptor instead.
 func (*KeyHolder) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{101}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{115}
 }
 
 func (x *KeyHolder) GetInstance() string {
@@ -6303,7 +7086,7 @@ type ResealClusterRequest struct {
 
 func (x *ResealClusterRequest) Reset() {
 	*x = ResealClusterRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[102]
+	mi := &file_muster_v1_control_proto_msgTypes[116]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6315,7 +7098,7 @@ func (x *ResealClusterRequest) String() string {
 func (*ResealClusterRequest) ProtoMessage() {}
 
 func (x *ResealClusterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[102]
+	mi := &file_muster_v1_control_proto_msgTypes[116]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6328,7 +7111,7 @@ func (x *ResealClusterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResealClusterRequest.ProtoReflect.Descriptor instead.
 func (*ResealClusterRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{102}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{116}
 }
 
 // Tells of the cluster's keys as they are now.
@@ -6344,7 +7127,7 @@ type ResealClusterResponse struct {
 
 func (x *ResealClusterResponse) Reset() {
 	*x = ResealClusterResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[103]
+	mi := &file_muster_v1_control_proto_msgTypes[117]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6356,7 +7139,7 @@ func (x *ResealClusterResponse) String() string {
 func (*ResealClusterResponse) ProtoMessage() {}
 
 func (x *ResealClusterResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[103]
+	mi := &file_muster_v1_control_proto_msgTypes[117]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6369,7 +7152,7 @@ func (x *ResealClusterResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResealClusterResponse.ProtoReflect.Descriptor instead.
 func (*ResealClusterResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{103}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{117}
 }
 
 func (x *ResealClusterResponse) GetSealedWith() string {
@@ -6409,7 +7192,7 @@ type Authority struct {
 
 func (x *Authority) Reset() {
 	*x = Authority{}
-	mi := &file_muster_v1_control_proto_msgTypes[104]
+	mi := &file_muster_v1_control_proto_msgTypes[118]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6421,7 +7204,7 @@ func (x *Authority) String() string {
 func (*Authority) ProtoMessage() {}
 
 func (x *Authority) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[104]
+	mi := &file_muster_v1_control_proto_msgTypes[118]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6434,7 +7217,7 @@ func (x *Authority) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Authority.ProtoReflect.Descriptor instead.
 func (*Authority) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{104}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{118}
 }
 
 func (x *Authority) GetDomain() string {
@@ -6478,7 +7261,7 @@ type RootRotation struct {
 
 func (x *RootRotation) Reset() {
 	*x = RootRotation{}
-	mi := &file_muster_v1_control_proto_msgTypes[105]
+	mi := &file_muster_v1_control_proto_msgTypes[119]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6490,7 +7273,7 @@ func (x *RootRotation) String() string {
 func (*RootRotation) ProtoMessage() {}
 
 func (x *RootRotation) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[105]
+	mi := &file_muster_v1_control_proto_msgTypes[119]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6503,7 +7286,7 @@ func (x *RootRotation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RootRotation.ProtoReflect.Descriptor instead.
 func (*RootRotation) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{105}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{119}
 }
 
 func (x *RootRotation) GetStartedAt() *timestamppb.Timestamp {
@@ -6567,7 +7350,7 @@ type ApiToken struct {
 
 func (x *ApiToken) Reset() {
 	*x = ApiToken{}
-	mi := &file_muster_v1_control_proto_msgTypes[106]
+	mi := &file_muster_v1_control_proto_msgTypes[120]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6579,7 +7362,7 @@ func (x *ApiToken) String() string {
 func (*ApiToken) ProtoMessage() {}
 
 func (x *ApiToken) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[106]
+	mi := &file_muster_v1_control_proto_msgTypes[120]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6592,7 +7375,7 @@ func (x *ApiToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApiToken.ProtoReflect.Descriptor instead.
 func (*ApiToken) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{106}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{120}
 }
 
 func (x *ApiToken) GetId() string {
@@ -6651,7 +7434,7 @@ type CreateTokenRequest struct {
 
 func (x *CreateTokenRequest) Reset() {
 	*x = CreateTokenRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[107]
+	mi := &file_muster_v1_control_proto_msgTypes[121]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6663,7 +7446,7 @@ func (x *CreateTokenRequest) String() string {
 func (*CreateTokenRequest) ProtoMessage() {}
 
 func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[107]
+	mi := &file_muster_v1_control_proto_msgTypes[121]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6676,7 +7459,7 @@ func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenRequest.ProtoReflect.Descriptor instead.
 func (*CreateTokenRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{107}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{121}
 }
 
 func (x *CreateTokenRequest) GetName() string {
@@ -6711,7 +7494,7 @@ type CreateTokenResponse struct {
 
 func (x *CreateTokenResponse) Reset() {
 	*x = CreateTokenResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[108]
+	mi := &file_muster_v1_control_proto_msgTypes[122]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6723,7 +7506,7 @@ func (x *CreateTokenResponse) String() string {
 func (*CreateTokenResponse) ProtoMessage() {}
 
 func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[108]
+	mi := &file_muster_v1_control_proto_msgTypes[122]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6736,7 +7519,7 @@ func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenResponse.ProtoReflect.Descriptor instead.
 func (*CreateTokenResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{108}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{122}
 }
 
 func (x *CreateTokenResponse) GetToken() *ApiToken {
@@ -6762,7 +7545,7 @@ type ListTokensRequest struct {
 
 func (x *ListTokensRequest) Reset() {
 	*x = ListTokensRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[109]
+	mi := &file_muster_v1_control_proto_msgTypes[123]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6774,7 +7557,7 @@ func (x *ListTokensRequest) String() string {
 func (*ListTokensRequest) ProtoMessage() {}
 
 func (x *ListTokensRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[109]
+	mi := &file_muster_v1_control_proto_msgTypes[123]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6787,7 +7570,7 @@ func (x *ListTokensRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTokensRequest.ProtoReflect.Descriptor instead.
 func (*ListTokensRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{109}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{123}
 }
 
 // Holds all tokens, in order of id.
@@ -6800,7 +7583,7 @@ type ListTokensResponse struct {
 
 func (x *ListTokensResponse) Reset() {
 	*x = ListTokensResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[110]
+	mi := &file_muster_v1_control_proto_msgTypes[124]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6812,7 +7595,7 @@ func (x *ListTokensResponse) String() string {
 func (*ListTokensResponse) ProtoMessage() {}
 
 func (x *ListTokensResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[110]
+	mi := &file_muster_v1_control_proto_msgTypes[124]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6825,7 +7608,7 @@ func (x *ListTokensResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTokensResponse.ProtoReflect.Descriptor instead.
 func (*ListTokensResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{110}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{124}
 }
 
 func (x *ListTokensResponse) GetTokens() []*ApiToken {
@@ -6845,7 +7628,7 @@ type RemoveTokenRequest struct {
 
 func (x *RemoveTokenRequest) Reset() {
 	*x = RemoveTokenRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[111]
+	mi := &file_muster_v1_control_proto_msgTypes[125]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6857,7 +7640,7 @@ func (x *RemoveTokenRequest) String() string {
 func (*RemoveTokenRequest) ProtoMessage() {}
 
 func (x *RemoveTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[111]
+	mi := &file_muster_v1_control_proto_msgTypes[125]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6870,7 +7653,7 @@ func (x *RemoveTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveTokenRequest.ProtoReflect.Descriptor instead.
 func (*RemoveTokenRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{111}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{125}
 }
 
 func (x *RemoveTokenRequest) GetToken() string {
@@ -6889,7 +7672,7 @@ type RemoveTokenResponse struct {
 
 func (x *RemoveTokenResponse) Reset() {
 	*x = RemoveTokenResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[112]
+	mi := &file_muster_v1_control_proto_msgTypes[126]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6901,7 +7684,7 @@ func (x *RemoveTokenResponse) String() string {
 func (*RemoveTokenResponse) ProtoMessage() {}
 
 func (x *RemoveTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[112]
+	mi := &file_muster_v1_control_proto_msgTypes[126]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6914,7 +7697,7 @@ func (x *RemoveTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveTokenResponse.ProtoReflect.Descriptor instead.
 func (*RemoveTokenResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{112}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{126}
 }
 
 // Asks for a person's certificate.
@@ -6935,7 +7718,7 @@ type CreateCertificateRequest struct {
 
 func (x *CreateCertificateRequest) Reset() {
 	*x = CreateCertificateRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[113]
+	mi := &file_muster_v1_control_proto_msgTypes[127]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6947,7 +7730,7 @@ func (x *CreateCertificateRequest) String() string {
 func (*CreateCertificateRequest) ProtoMessage() {}
 
 func (x *CreateCertificateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[113]
+	mi := &file_muster_v1_control_proto_msgTypes[127]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6960,7 +7743,7 @@ func (x *CreateCertificateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateCertificateRequest.ProtoReflect.Descriptor instead.
 func (*CreateCertificateRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{113}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{127}
 }
 
 func (x *CreateCertificateRequest) GetName() string {
@@ -7006,7 +7789,7 @@ type CreateCertificateResponse struct {
 
 func (x *CreateCertificateResponse) Reset() {
 	*x = CreateCertificateResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[114]
+	mi := &file_muster_v1_control_proto_msgTypes[128]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7018,7 +7801,7 @@ func (x *CreateCertificateResponse) String() string {
 func (*CreateCertificateResponse) ProtoMessage() {}
 
 func (x *CreateCertificateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[114]
+	mi := &file_muster_v1_control_proto_msgTypes[128]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7031,7 +7814,7 @@ func (x *CreateCertificateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateCertificateResponse.ProtoReflect.Descriptor instead.
 func (*CreateCertificateResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{114}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{128}
 }
 
 func (x *CreateCertificateResponse) GetCertificate() string {
@@ -7268,7 +8051,49 @@ const file_muster_v1_control_proto_rawDesc = "" +
 	"\x06config\x18\x01 \x01(\v2\x11.muster.v1.ConfigR\x06config\"-\n" +
 	"\x13RemoveConfigRequest\x12\x16\n" +
 	"\x06config\x18\x01 \x01(\tR\x06config\"\x16\n" +
-	"\x14RemoveConfigResponse\"@\n" +
+	"\x14RemoveConfigResponse\"X\n" +
+	"\x12CreateStackRequest\x12(\n" +
+	"\x04spec\x18\x01 \x01(\v2\x14.muster.v1.StackSpecR\x04spec\x12\x18\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\"=\n" +
+	"\x13CreateStackResponse\x12&\n" +
+	"\x05stack\x18\x01 \x01(\v2\x10.muster.v1.StackR\x05stack\"'\n" +
+	"\x0fGetStackRequest\x12\x14\n" +
+	"\x05stack\x18\x01 \x01(\tR\x05stack\":\n" +
+	"\x10GetStackResponse\x12&\n" +
+	"\x05stack\x18\x01 \x01(\v2\x10.muster.v1.StackR\x05stack\"\xc3\x01\n" +
+	"\x11ListStacksRequest\x12\x14\n" +
+	"\x05names\x18\x01 \x03(\tR\x05names\x12#\n" +
+	"\rname_prefixes\x18\x02 \x03(\tR\fnamePrefixes\x12\x1f\n" +
+	"\vid_prefixes\x18\x03 \x03(\tR\n" +
+	"idPrefixes\x12\x16\n" +
+	"\x06labels\x18\x04 \x03(\tR\x06labels\x12\x1b\n" +
+	"\tpage_size\x18\x05 \x01(\rR\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x06 \x01(\tR\tpageToken\"f\n" +
+	"\x12ListStacksResponse\x12(\n" +
+	"\x06stacks\x18\x01 \x03(\v2\x10.muster.v1.StackR\x06stacks\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"1\n" +
+	"\x19ListStackRevisionsRequest\x12\x14\n" +
+	"\x05stack\x18\x01 \x01(\tR\x05stack\"T\n" +
+	"\x1aListStackRevisionsResponse\x126\n" +
+	"\trevisions\x18\x01 \x03(\v2\x18.muster.v1.StackRevisionR\trevisions\"K\n" +
+	"\x17GetStackRevisionRequest\x12\x14\n" +
+	"\x05stack\x18\x01 \x01(\tR\x05stack\x12\x1a\n" +
+	"\brevision\x18\x02 \x01(\x04R\brevision\"z\n" +
+	"\x18GetStackRevisionResponse\x124\n" +
+	"\brevision\x18\x01 \x01(\v2\x18.muster.v1.StackRevisionR\brevision\x12(\n" +
+	"\x04spec\x18\x02 \x01(\v2\x14.muster.v1.StackSpecR\x04spec\"\x88\x01\n" +
+	"\x12UpdateStackRequest\x12\x14\n" +
+	"\x05stack\x18\x01 \x01(\tR\x05stack\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\x04R\aversion\x12(\n" +
+	"\x04spec\x18\x03 \x01(\v2\x14.muster.v1.StackSpecR\x04spec\x12\x18\n" +
+	"\amessage\x18\x04 \x01(\tR\amessage\"=\n" +
+	"\x13UpdateStackResponse\x12&\n" +
+	"\x05stack\x18\x01 \x01(\v2\x10.muster.v1.StackR\x05stack\"*\n" +
+	"\x12RemoveStackRequest\x12\x14\n" +
+	"\x05stack\x18\x01 \x01(\tR\x05stack\"/\n" +
+	"\x13RemoveStackResponse\x12\x18\n" +
+	"\aobjects\x18\x01 \x01(\x04R\aobjects\"@\n" +
 	"\x13CreateVolumeRequest\x12)\n" +
 	"\x04spec\x18\x01 \x01(\v2\x15.muster.v1.VolumeSpecR\x04spec\"A\n" +
 	"\x14CreateVolumeResponse\x12)\n" +
@@ -7350,7 +8175,7 @@ const file_muster_v1_control_proto_rawDesc = "" +
 	"\x05modes\x18\x0f \x03(\x0e2\x16.muster.v1.ServiceModeR\x05modes\"a\n" +
 	"\rWatchResponse\x12-\n" +
 	"\x06events\x18\x01 \x03(\v2\x15.muster.v1.WatchEventR\x06events\x12!\n" +
-	"\fresume_token\x18\x02 \x01(\tR\vresumeToken\"\xd5\x06\n" +
+	"\fresume_token\x18\x02 \x01(\tR\vresumeToken\"\xb0\a\n" +
 	"\n" +
 	"WatchEvent\x12.\n" +
 	"\x06action\x18\x01 \x01(\x0e2\x16.muster.v1.WatchActionR\x06action\x12)\n" +
@@ -7363,7 +8188,8 @@ const file_muster_v1_control_proto_rawDesc = "" +
 	"\acluster\x18\b \x01(\v2\x12.muster.v1.ClusterH\x00R\acluster\x12+\n" +
 	"\x06config\x18\r \x01(\v2\x11.muster.v1.ConfigH\x00R\x06config\x12.\n" +
 	"\anetwork\x18\x0f \x01(\v2\x12.muster.v1.NetworkH\x00R\anetwork\x12+\n" +
-	"\x06secret\x18\x11 \x01(\v2\x11.muster.v1.SecretH\x00R\x06secret\x125\n" +
+	"\x06secret\x18\x11 \x01(\v2\x11.muster.v1.SecretH\x00R\x06secret\x12(\n" +
+	"\x05stack\x18\x13 \x01(\v2\x10.muster.v1.StackH\x00R\x05stack\x125\n" +
 	"\vold_service\x18\t \x01(\v2\x12.muster.v1.ServiceH\x01R\n" +
 	"oldService\x12,\n" +
 	"\bold_task\x18\n" +
@@ -7376,7 +8202,8 @@ const file_muster_v1_control_proto_rawDesc = "" +
 	"\vold_network\x18\x10 \x01(\v2\x12.muster.v1.NetworkH\x01R\n" +
 	"oldNetwork\x122\n" +
 	"\n" +
-	"old_secret\x18\x12 \x01(\v2\x11.muster.v1.SecretH\x01R\toldSecretB\b\n" +
+	"old_secret\x18\x12 \x01(\v2\x11.muster.v1.SecretH\x01R\toldSecret\x12/\n" +
+	"\told_stack\x18\x14 \x01(\v2\x10.muster.v1.StackH\x01R\boldStackB\b\n" +
 	"\x06objectB\x05\n" +
 	"\x03old\"\xb8\x01\n" +
 	"\n" +
@@ -7509,7 +8336,7 @@ const file_muster_v1_control_proto_rawDesc = "" +
 	"\x06GLOBAL\x10\x02\x12\x12\n" +
 	"\x0eREPLICATED_JOB\x10\x03\x12\x0e\n" +
 	"\n" +
-	"GLOBAL_JOB\x10\x04*\x88\x01\n" +
+	"GLOBAL_JOB\x10\x04*\x93\x01\n" +
 	"\n" +
 	"ObjectKind\x12\x1b\n" +
 	"\x17OBJECT_KIND_UNSPECIFIED\x10\x00\x12\v\n" +
@@ -7523,7 +8350,8 @@ const file_muster_v1_control_proto_rawDesc = "" +
 	"\n" +
 	"\x06CONFIG\x10\a\x12\n" +
 	"\n" +
-	"\x06VOLUME\x10\b*O\n" +
+	"\x06VOLUME\x10\b\x12\t\n" +
+	"\x05STACK\x10\t*O\n" +
 	"\vWatchAction\x12\x1c\n" +
 	"\x18WATCH_ACTION_UNSPECIFIED\x10\x00\x12\n" +
 	"\n" +
@@ -7537,7 +8365,7 @@ const file_muster_v1_control_proto_rawDesc = "" +
 	"\n" +
 	"\x06STDOUT\x10\x01\x12\n" +
 	"\n" +
-	"\x06STDERR\x10\x022\xfd1\n" +
+	"\x06STDERR\x10\x022\xde8\n" +
 	"\x0eControlService\x12~\n" +
 	"\rCreateService\x12\x1f.muster.v1.CreateServiceRequest\x1a .muster.v1.CreateServiceResponse\"*\xe2\xe0\x18\x03\n" +
 	"\x01\x02\x82\xd3\xe4\x93\x02\x1d:\x04specb\aservice\"\f/v1/services\x12y\n" +
@@ -7605,7 +8433,24 @@ const file_muster_v1_control_proto_rawDesc = "" +
 	"\fRotateConfig\x12\x1e.muster.v1.RotateConfigRequest\x1a\x1f.muster.v1.RotateConfigResponse\"5\xe2\xe0\x18\x03\n" +
 	"\x01\x02\x82\xd3\xe4\x93\x02(:\x01*b\x06config\"\x1b/v1/configs/{config}:rotate\x12t\n" +
 	"\fRemoveConfig\x12\x1e.muster.v1.RemoveConfigRequest\x1a\x1f.muster.v1.RemoveConfigResponse\"#\xe2\xe0\x18\x03\n" +
-	"\x01\x02\x82\xd3\xe4\x93\x02\x16*\x14/v1/configs/{config}\x12y\n" +
+	"\x01\x02\x82\xd3\xe4\x93\x02\x16*\x14/v1/configs/{config}\x12t\n" +
+	"\vCreateStack\x12\x1d.muster.v1.CreateStackRequest\x1a\x1e.muster.v1.CreateStackResponse\"&\xe2\xe0\x18\x03\n" +
+	"\x01\x02\x82\xd3\xe4\x93\x02\x19:\x04specb\x05stack\"\n" +
+	"/v1/stacks\x12m\n" +
+	"\bGetStack\x12\x1a.muster.v1.GetStackRequest\x1a\x1b.muster.v1.GetStackResponse\"(\xe2\xe0\x18\x03\n" +
+	"\x01\x01\x82\xd3\xe4\x93\x02\x1bb\x05stack\x12\x12/v1/stacks/{stack}\x12d\n" +
+	"\n" +
+	"ListStacks\x12\x1c.muster.v1.ListStacksRequest\x1a\x1d.muster.v1.ListStacksResponse\"\x19\xe2\xe0\x18\x03\n" +
+	"\x01\x01\x82\xd3\xe4\x93\x02\f\x12\n" +
+	"/v1/stacks\x12\x8e\x01\n" +
+	"\x12ListStackRevisions\x12$.muster.v1.ListStackRevisionsRequest\x1a%.muster.v1.ListStackRevisionsResponse\"+\xe2\xe0\x18\x03\n" +
+	"\x01\x01\x82\xd3\xe4\x93\x02\x1e\x12\x1c/v1/stacks/{stack}/revisions\x12\x93\x01\n" +
+	"\x10GetStackRevision\x12\".muster.v1.GetStackRevisionRequest\x1a#.muster.v1.GetStackRevisionResponse\"6\xe2\xe0\x18\x03\n" +
+	"\x01\x02\x82\xd3\xe4\x93\x02)\x12'/v1/stacks/{stack}/revisions/{revision}\x12|\n" +
+	"\vUpdateStack\x12\x1d.muster.v1.UpdateStackRequest\x1a\x1e.muster.v1.UpdateStackResponse\".\xe2\xe0\x18\x03\n" +
+	"\x01\x02\x82\xd3\xe4\x93\x02!:\x04specb\x05stack\x1a\x12/v1/stacks/{stack}\x12o\n" +
+	"\vRemoveStack\x12\x1d.muster.v1.RemoveStackRequest\x1a\x1e.muster.v1.RemoveStackResponse\"!\xe2\xe0\x18\x03\n" +
+	"\x01\x02\x82\xd3\xe4\x93\x02\x14*\x12/v1/stacks/{stack}\x12y\n" +
 	"\fCreateVolume\x12\x1e.muster.v1.CreateVolumeRequest\x1a\x1f.muster.v1.CreateVolumeResponse\"(\xe2\xe0\x18\x03\n" +
 	"\x01\x02\x82\xd3\xe4\x93\x02\x1b:\x04specb\x06volume\"\v/v1/volumes\x12s\n" +
 	"\tGetVolume\x12\x1b.muster.v1.GetVolumeRequest\x1a\x1c.muster.v1.GetVolumeResponse\"+\xe2\xe0\x18\x03\n" +
@@ -7668,376 +8513,418 @@ func file_muster_v1_control_proto_rawDescGZIP() []byte {
 }
 
 var file_muster_v1_control_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_muster_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 116)
+var file_muster_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 130)
 var file_muster_v1_control_proto_goTypes = []any{
-	(ServiceMode)(0),                  // 0: muster.v1.ServiceMode
-	(ObjectKind)(0),                   // 1: muster.v1.ObjectKind
-	(WatchAction)(0),                  // 2: muster.v1.WatchAction
-	(LogStream)(0),                    // 3: muster.v1.LogStream
-	(RotateJoinTokenRequest_Kind)(0),  // 4: muster.v1.RotateJoinTokenRequest.Kind
-	(*CreateServiceRequest)(nil),      // 5: muster.v1.CreateServiceRequest
-	(*CreateServiceResponse)(nil),     // 6: muster.v1.CreateServiceResponse
-	(*GetServiceRequest)(nil),         // 7: muster.v1.GetServiceRequest
-	(*GetServiceResponse)(nil),        // 8: muster.v1.GetServiceResponse
-	(*ListServicesRequest)(nil),       // 9: muster.v1.ListServicesRequest
-	(*ListServicesResponse)(nil),      // 10: muster.v1.ListServicesResponse
-	(*UpdateServiceRequest)(nil),      // 11: muster.v1.UpdateServiceRequest
-	(*UpdateServiceResponse)(nil),     // 12: muster.v1.UpdateServiceResponse
-	(*RemoveServiceRequest)(nil),      // 13: muster.v1.RemoveServiceRequest
-	(*RemoveServiceResponse)(nil),     // 14: muster.v1.RemoveServiceResponse
-	(*RollbackServiceRequest)(nil),    // 15: muster.v1.RollbackServiceRequest
-	(*RollbackServiceResponse)(nil),   // 16: muster.v1.RollbackServiceResponse
-	(*ScaleServiceRequest)(nil),       // 17: muster.v1.ScaleServiceRequest
-	(*ScaleServiceResponse)(nil),      // 18: muster.v1.ScaleServiceResponse
-	(*GetTaskRequest)(nil),            // 19: muster.v1.GetTaskRequest
-	(*GetTaskResponse)(nil),           // 20: muster.v1.GetTaskResponse
-	(*ListTasksRequest)(nil),          // 21: muster.v1.ListTasksRequest
-	(*ListTasksResponse)(nil),         // 22: muster.v1.ListTasksResponse
-	(*RemoveTaskRequest)(nil),         // 23: muster.v1.RemoveTaskRequest
-	(*RemoveTaskResponse)(nil),        // 24: muster.v1.RemoveTaskResponse
-	(*GetNodeRequest)(nil),            // 25: muster.v1.GetNodeRequest
-	(*GetNodeResponse)(nil),           // 26: muster.v1.GetNodeResponse
-	(*ListNodesRequest)(nil),          // 27: muster.v1.ListNodesRequest
-	(*ListNodesResponse)(nil),         // 28: muster.v1.ListNodesResponse
-	(*UpdateNodeRequest)(nil),         // 29: muster.v1.UpdateNodeRequest
-	(*UpdateNodeResponse)(nil),        // 30: muster.v1.UpdateNodeResponse
-	(*RemoveNodeRequest)(nil),         // 31: muster.v1.RemoveNodeRequest
-	(*RemoveNodeResponse)(nil),        // 32: muster.v1.RemoveNodeResponse
-	(*CreateNetworkRequest)(nil),      // 33: muster.v1.CreateNetworkRequest
-	(*CreateNetworkResponse)(nil),     // 34: muster.v1.CreateNetworkResponse
-	(*GetNetworkRequest)(nil),         // 35: muster.v1.GetNetworkRequest
-	(*GetNetworkResponse)(nil),        // 36: muster.v1.GetNetworkResponse
-	(*ListNetworksRequest)(nil),       // 37: muster.v1.ListNetworksRequest
-	(*ListNetworksResponse)(nil),      // 38: muster.v1.ListNetworksResponse
-	(*RemoveNetworkRequest)(nil),      // 39: muster.v1.RemoveNetworkRequest
-	(*RemoveNetworkResponse)(nil),     // 40: muster.v1.RemoveNetworkResponse
-	(*TestNetworkRequest)(nil),        // 41: muster.v1.TestNetworkRequest
-	(*TestNetworkResponse)(nil),       // 42: muster.v1.TestNetworkResponse
-	(*TestedConnection)(nil),          // 43: muster.v1.TestedConnection
-	(*CreateSecretRequest)(nil),       // 44: muster.v1.CreateSecretRequest
-	(*CreateSecretResponse)(nil),      // 45: muster.v1.CreateSecretResponse
-	(*GetSecretRequest)(nil),          // 46: muster.v1.GetSecretRequest
-	(*GetSecretResponse)(nil),         // 47: muster.v1.GetSecretResponse
-	(*ListSecretsRequest)(nil),        // 48: muster.v1.ListSecretsRequest
-	(*ListSecretsResponse)(nil),       // 49: muster.v1.ListSecretsResponse
-	(*UpdateSecretRequest)(nil),       // 50: muster.v1.UpdateSecretRequest
-	(*UpdateSecretResponse)(nil),      // 51: muster.v1.UpdateSecretResponse
-	(*RotateSecretRequest)(nil),       // 52: muster.v1.RotateSecretRequest
-	(*RotateSecretResponse)(nil),      // 53: muster.v1.RotateSecretResponse
-	(*RemoveSecretRequest)(nil),       // 54: muster.v1.RemoveSecretRequest
-	(*RemoveSecretResponse)(nil),      // 55: muster.v1.RemoveSecretResponse
-	(*CreateConfigRequest)(nil),       // 56: muster.v1.CreateConfigRequest
-	(*CreateConfigResponse)(nil),      // 57: muster.v1.CreateConfigResponse
-	(*GetConfigRequest)(nil),          // 58: muster.v1.GetConfigRequest
-	(*GetConfigResponse)(nil),         // 59: muster.v1.GetConfigResponse
-	(*ListConfigsRequest)(nil),        // 60: muster.v1.ListConfigsRequest
-	(*ListConfigsResponse)(nil),       // 61: muster.v1.ListConfigsResponse
-	(*UpdateConfigRequest)(nil),       // 62: muster.v1.UpdateConfigRequest
-	(*UpdateConfigResponse)(nil),      // 63: muster.v1.UpdateConfigResponse
-	(*RotateConfigRequest)(nil),       // 64: muster.v1.RotateConfigRequest
-	(*RotateConfigResponse)(nil),      // 65: muster.v1.RotateConfigResponse
-	(*RemoveConfigRequest)(nil),       // 66: muster.v1.RemoveConfigRequest
-	(*RemoveConfigResponse)(nil),      // 67: muster.v1.RemoveConfigResponse
-	(*CreateVolumeRequest)(nil),       // 68: muster.v1.CreateVolumeRequest
-	(*CreateVolumeResponse)(nil),      // 69: muster.v1.CreateVolumeResponse
-	(*GetVolumeRequest)(nil),          // 70: muster.v1.GetVolumeRequest
-	(*GetVolumeResponse)(nil),         // 71: muster.v1.GetVolumeResponse
-	(*ListVolumesRequest)(nil),        // 72: muster.v1.ListVolumesRequest
-	(*ListVolumesResponse)(nil),       // 73: muster.v1.ListVolumesResponse
-	(*UpdateVolumeRequest)(nil),       // 74: muster.v1.UpdateVolumeRequest
-	(*UpdateVolumeResponse)(nil),      // 75: muster.v1.UpdateVolumeResponse
-	(*RemoveVolumeRequest)(nil),       // 76: muster.v1.RemoveVolumeRequest
-	(*RemoveVolumeResponse)(nil),      // 77: muster.v1.RemoveVolumeResponse
-	(*GetClusterRequest)(nil),         // 78: muster.v1.GetClusterRequest
-	(*GetClusterResponse)(nil),        // 79: muster.v1.GetClusterResponse
-	(*GetClusterStatusRequest)(nil),   // 80: muster.v1.GetClusterStatusRequest
-	(*GetClusterStatusResponse)(nil),  // 81: muster.v1.GetClusterStatusResponse
-	(*UpdateClusterRequest)(nil),      // 82: muster.v1.UpdateClusterRequest
-	(*UpdateClusterResponse)(nil),     // 83: muster.v1.UpdateClusterResponse
-	(*ListPluginsRequest)(nil),        // 84: muster.v1.ListPluginsRequest
-	(*ListPluginsResponse)(nil),       // 85: muster.v1.ListPluginsResponse
-	(*NodePlugin)(nil),                // 86: muster.v1.NodePlugin
-	(*WatchRequest)(nil),              // 87: muster.v1.WatchRequest
-	(*WatchResponse)(nil),             // 88: muster.v1.WatchResponse
-	(*WatchEvent)(nil),                // 89: muster.v1.WatchEvent
-	(*LogOptions)(nil),                // 90: muster.v1.LogOptions
-	(*ServiceLogsRequest)(nil),        // 91: muster.v1.ServiceLogsRequest
-	(*ServiceLogsResponse)(nil),       // 92: muster.v1.ServiceLogsResponse
-	(*TaskLogsRequest)(nil),           // 93: muster.v1.TaskLogsRequest
-	(*TaskLogsResponse)(nil),          // 94: muster.v1.TaskLogsResponse
-	(*LogMessage)(nil),                // 95: muster.v1.LogMessage
-	(*GetJoinTokensRequest)(nil),      // 96: muster.v1.GetJoinTokensRequest
-	(*GetJoinTokensResponse)(nil),     // 97: muster.v1.GetJoinTokensResponse
-	(*RotateJoinTokenRequest)(nil),    // 98: muster.v1.RotateJoinTokenRequest
-	(*RotateJoinTokenResponse)(nil),   // 99: muster.v1.RotateJoinTokenResponse
-	(*GetAuthorityRequest)(nil),       // 100: muster.v1.GetAuthorityRequest
-	(*GetAuthorityResponse)(nil),      // 101: muster.v1.GetAuthorityResponse
-	(*RotateAuthorityRequest)(nil),    // 102: muster.v1.RotateAuthorityRequest
-	(*RotateAuthorityResponse)(nil),   // 103: muster.v1.RotateAuthorityResponse
-	(*GetClusterKeysRequest)(nil),     // 104: muster.v1.GetClusterKeysRequest
-	(*GetClusterKeysResponse)(nil),    // 105: muster.v1.GetClusterKeysResponse
-	(*KeyHolder)(nil),                 // 106: muster.v1.KeyHolder
-	(*ResealClusterRequest)(nil),      // 107: muster.v1.ResealClusterRequest
-	(*ResealClusterResponse)(nil),     // 108: muster.v1.ResealClusterResponse
-	(*Authority)(nil),                 // 109: muster.v1.Authority
-	(*RootRotation)(nil),              // 110: muster.v1.RootRotation
-	(*ApiToken)(nil),                  // 111: muster.v1.ApiToken
-	(*CreateTokenRequest)(nil),        // 112: muster.v1.CreateTokenRequest
-	(*CreateTokenResponse)(nil),       // 113: muster.v1.CreateTokenResponse
-	(*ListTokensRequest)(nil),         // 114: muster.v1.ListTokensRequest
-	(*ListTokensResponse)(nil),        // 115: muster.v1.ListTokensResponse
-	(*RemoveTokenRequest)(nil),        // 116: muster.v1.RemoveTokenRequest
-	(*RemoveTokenResponse)(nil),       // 117: muster.v1.RemoveTokenResponse
-	(*CreateCertificateRequest)(nil),  // 118: muster.v1.CreateCertificateRequest
-	(*CreateCertificateResponse)(nil), // 119: muster.v1.CreateCertificateResponse
-	nil,                               // 120: muster.v1.GetClusterKeysResponse.OtherKeysEntry
-	(*ServiceSpec)(nil),               // 121: muster.v1.ServiceSpec
-	(*Service)(nil),                   // 122: muster.v1.Service
-	(*Task)(nil),                      // 123: muster.v1.Task
-	(TaskState)(0),                    // 124: muster.v1.TaskState
-	(*Node)(nil),                      // 125: muster.v1.Node
-	(NodeStatus_State)(0),             // 126: muster.v1.NodeStatus.State
-	(NodeSpec_Availability)(0),        // 127: muster.v1.NodeSpec.Availability
-	(NodeSpec_Role)(0),                // 128: muster.v1.NodeSpec.Role
-	(*NodeSpec)(nil),                  // 129: muster.v1.NodeSpec
-	(*NetworkSpec)(nil),               // 130: muster.v1.NetworkSpec
-	(*Network)(nil),                   // 131: muster.v1.Network
-	(*NetworkCheck)(nil),              // 132: muster.v1.NetworkCheck
-	(*SecretSpec)(nil),                // 133: muster.v1.SecretSpec
-	(*Secret)(nil),                    // 134: muster.v1.Secret
-	(*ConfigSpec)(nil),                // 135: muster.v1.ConfigSpec
-	(*Config)(nil),                    // 136: muster.v1.Config
-	(*VolumeSpec)(nil),                // 137: muster.v1.VolumeSpec
-	(*Volume)(nil),                    // 138: muster.v1.Volume
-	(*Cluster)(nil),                   // 139: muster.v1.Cluster
-	(*StoreStatus)(nil),               // 140: muster.v1.StoreStatus
-	(*DaemonInstance)(nil),            // 141: muster.v1.DaemonInstance
-	(*SubsystemStatus)(nil),           // 142: muster.v1.SubsystemStatus
-	(*NodeSummary)(nil),               // 143: muster.v1.NodeSummary
-	(*ClusterSpec)(nil),               // 144: muster.v1.ClusterSpec
-	(*ExecutorDescription)(nil),       // 145: muster.v1.ExecutorDescription
-	(*NetworkDriverDescription)(nil),  // 146: muster.v1.NetworkDriverDescription
-	(*timestamppb.Timestamp)(nil),     // 147: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),       // 148: google.protobuf.Duration
+	(ServiceMode)(0),                   // 0: muster.v1.ServiceMode
+	(ObjectKind)(0),                    // 1: muster.v1.ObjectKind
+	(WatchAction)(0),                   // 2: muster.v1.WatchAction
+	(LogStream)(0),                     // 3: muster.v1.LogStream
+	(RotateJoinTokenRequest_Kind)(0),   // 4: muster.v1.RotateJoinTokenRequest.Kind
+	(*CreateServiceRequest)(nil),       // 5: muster.v1.CreateServiceRequest
+	(*CreateServiceResponse)(nil),      // 6: muster.v1.CreateServiceResponse
+	(*GetServiceRequest)(nil),          // 7: muster.v1.GetServiceRequest
+	(*GetServiceResponse)(nil),         // 8: muster.v1.GetServiceResponse
+	(*ListServicesRequest)(nil),        // 9: muster.v1.ListServicesRequest
+	(*ListServicesResponse)(nil),       // 10: muster.v1.ListServicesResponse
+	(*UpdateServiceRequest)(nil),       // 11: muster.v1.UpdateServiceRequest
+	(*UpdateServiceResponse)(nil),      // 12: muster.v1.UpdateServiceResponse
+	(*RemoveServiceRequest)(nil),       // 13: muster.v1.RemoveServiceRequest
+	(*RemoveServiceResponse)(nil),      // 14: muster.v1.RemoveServiceResponse
+	(*RollbackServiceRequest)(nil),     // 15: muster.v1.RollbackServiceRequest
+	(*RollbackServiceResponse)(nil),    // 16: muster.v1.RollbackServiceResponse
+	(*ScaleServiceRequest)(nil),        // 17: muster.v1.ScaleServiceRequest
+	(*ScaleServiceResponse)(nil),       // 18: muster.v1.ScaleServiceResponse
+	(*GetTaskRequest)(nil),             // 19: muster.v1.GetTaskRequest
+	(*GetTaskResponse)(nil),            // 20: muster.v1.GetTaskResponse
+	(*ListTasksRequest)(nil),           // 21: muster.v1.ListTasksRequest
+	(*ListTasksResponse)(nil),          // 22: muster.v1.ListTasksResponse
+	(*RemoveTaskRequest)(nil),          // 23: muster.v1.RemoveTaskRequest
+	(*RemoveTaskResponse)(nil),         // 24: muster.v1.RemoveTaskResponse
+	(*GetNodeRequest)(nil),             // 25: muster.v1.GetNodeRequest
+	(*GetNodeResponse)(nil),            // 26: muster.v1.GetNodeResponse
+	(*ListNodesRequest)(nil),           // 27: muster.v1.ListNodesRequest
+	(*ListNodesResponse)(nil),          // 28: muster.v1.ListNodesResponse
+	(*UpdateNodeRequest)(nil),          // 29: muster.v1.UpdateNodeRequest
+	(*UpdateNodeResponse)(nil),         // 30: muster.v1.UpdateNodeResponse
+	(*RemoveNodeRequest)(nil),          // 31: muster.v1.RemoveNodeRequest
+	(*RemoveNodeResponse)(nil),         // 32: muster.v1.RemoveNodeResponse
+	(*CreateNetworkRequest)(nil),       // 33: muster.v1.CreateNetworkRequest
+	(*CreateNetworkResponse)(nil),      // 34: muster.v1.CreateNetworkResponse
+	(*GetNetworkRequest)(nil),          // 35: muster.v1.GetNetworkRequest
+	(*GetNetworkResponse)(nil),         // 36: muster.v1.GetNetworkResponse
+	(*ListNetworksRequest)(nil),        // 37: muster.v1.ListNetworksRequest
+	(*ListNetworksResponse)(nil),       // 38: muster.v1.ListNetworksResponse
+	(*RemoveNetworkRequest)(nil),       // 39: muster.v1.RemoveNetworkRequest
+	(*RemoveNetworkResponse)(nil),      // 40: muster.v1.RemoveNetworkResponse
+	(*TestNetworkRequest)(nil),         // 41: muster.v1.TestNetworkRequest
+	(*TestNetworkResponse)(nil),        // 42: muster.v1.TestNetworkResponse
+	(*TestedConnection)(nil),           // 43: muster.v1.TestedConnection
+	(*CreateSecretRequest)(nil),        // 44: muster.v1.CreateSecretRequest
+	(*CreateSecretResponse)(nil),       // 45: muster.v1.CreateSecretResponse
+	(*GetSecretRequest)(nil),           // 46: muster.v1.GetSecretRequest
+	(*GetSecretResponse)(nil),          // 47: muster.v1.GetSecretResponse
+	(*ListSecretsRequest)(nil),         // 48: muster.v1.ListSecretsRequest
+	(*ListSecretsResponse)(nil),        // 49: muster.v1.ListSecretsResponse
+	(*UpdateSecretRequest)(nil),        // 50: muster.v1.UpdateSecretRequest
+	(*UpdateSecretResponse)(nil),       // 51: muster.v1.UpdateSecretResponse
+	(*RotateSecretRequest)(nil),        // 52: muster.v1.RotateSecretRequest
+	(*RotateSecretResponse)(nil),       // 53: muster.v1.RotateSecretResponse
+	(*RemoveSecretRequest)(nil),        // 54: muster.v1.RemoveSecretRequest
+	(*RemoveSecretResponse)(nil),       // 55: muster.v1.RemoveSecretResponse
+	(*CreateConfigRequest)(nil),        // 56: muster.v1.CreateConfigRequest
+	(*CreateConfigResponse)(nil),       // 57: muster.v1.CreateConfigResponse
+	(*GetConfigRequest)(nil),           // 58: muster.v1.GetConfigRequest
+	(*GetConfigResponse)(nil),          // 59: muster.v1.GetConfigResponse
+	(*ListConfigsRequest)(nil),         // 60: muster.v1.ListConfigsRequest
+	(*ListConfigsResponse)(nil),        // 61: muster.v1.ListConfigsResponse
+	(*UpdateConfigRequest)(nil),        // 62: muster.v1.UpdateConfigRequest
+	(*UpdateConfigResponse)(nil),       // 63: muster.v1.UpdateConfigResponse
+	(*RotateConfigRequest)(nil),        // 64: muster.v1.RotateConfigRequest
+	(*RotateConfigResponse)(nil),       // 65: muster.v1.RotateConfigResponse
+	(*RemoveConfigRequest)(nil),        // 66: muster.v1.RemoveConfigRequest
+	(*RemoveConfigResponse)(nil),       // 67: muster.v1.RemoveConfigResponse
+	(*CreateStackRequest)(nil),         // 68: muster.v1.CreateStackRequest
+	(*CreateStackResponse)(nil),        // 69: muster.v1.CreateStackResponse
+	(*GetStackRequest)(nil),            // 70: muster.v1.GetStackRequest
+	(*GetStackResponse)(nil),           // 71: muster.v1.GetStackResponse
+	(*ListStacksRequest)(nil),          // 72: muster.v1.ListStacksRequest
+	(*ListStacksResponse)(nil),         // 73: muster.v1.ListStacksResponse
+	(*ListStackRevisionsRequest)(nil),  // 74: muster.v1.ListStackRevisionsRequest
+	(*ListStackRevisionsResponse)(nil), // 75: muster.v1.ListStackRevisionsResponse
+	(*GetStackRevisionRequest)(nil),    // 76: muster.v1.GetStackRevisionRequest
+	(*GetStackRevisionResponse)(nil),   // 77: muster.v1.GetStackRevisionResponse
+	(*UpdateStackRequest)(nil),         // 78: muster.v1.UpdateStackRequest
+	(*UpdateStackResponse)(nil),        // 79: muster.v1.UpdateStackResponse
+	(*RemoveStackRequest)(nil),         // 80: muster.v1.RemoveStackRequest
+	(*RemoveStackResponse)(nil),        // 81: muster.v1.RemoveStackResponse
+	(*CreateVolumeRequest)(nil),        // 82: muster.v1.CreateVolumeRequest
+	(*CreateVolumeResponse)(nil),       // 83: muster.v1.CreateVolumeResponse
+	(*GetVolumeRequest)(nil),           // 84: muster.v1.GetVolumeRequest
+	(*GetVolumeResponse)(nil),          // 85: muster.v1.GetVolumeResponse
+	(*ListVolumesRequest)(nil),         // 86: muster.v1.ListVolumesRequest
+	(*ListVolumesResponse)(nil),        // 87: muster.v1.ListVolumesResponse
+	(*UpdateVolumeRequest)(nil),        // 88: muster.v1.UpdateVolumeRequest
+	(*UpdateVolumeResponse)(nil),       // 89: muster.v1.UpdateVolumeResponse
+	(*RemoveVolumeRequest)(nil),        // 90: muster.v1.RemoveVolumeRequest
+	(*RemoveVolumeResponse)(nil),       // 91: muster.v1.RemoveVolumeResponse
+	(*GetClusterRequest)(nil),          // 92: muster.v1.GetClusterRequest
+	(*GetClusterResponse)(nil),         // 93: muster.v1.GetClusterResponse
+	(*GetClusterStatusRequest)(nil),    // 94: muster.v1.GetClusterStatusRequest
+	(*GetClusterStatusResponse)(nil),   // 95: muster.v1.GetClusterStatusResponse
+	(*UpdateClusterRequest)(nil),       // 96: muster.v1.UpdateClusterRequest
+	(*UpdateClusterResponse)(nil),      // 97: muster.v1.UpdateClusterResponse
+	(*ListPluginsRequest)(nil),         // 98: muster.v1.ListPluginsRequest
+	(*ListPluginsResponse)(nil),        // 99: muster.v1.ListPluginsResponse
+	(*NodePlugin)(nil),                 // 100: muster.v1.NodePlugin
+	(*WatchRequest)(nil),               // 101: muster.v1.WatchRequest
+	(*WatchResponse)(nil),              // 102: muster.v1.WatchResponse
+	(*WatchEvent)(nil),                 // 103: muster.v1.WatchEvent
+	(*LogOptions)(nil),                 // 104: muster.v1.LogOptions
+	(*ServiceLogsRequest)(nil),         // 105: muster.v1.ServiceLogsRequest
+	(*ServiceLogsResponse)(nil),        // 106: muster.v1.ServiceLogsResponse
+	(*TaskLogsRequest)(nil),            // 107: muster.v1.TaskLogsRequest
+	(*TaskLogsResponse)(nil),           // 108: muster.v1.TaskLogsResponse
+	(*LogMessage)(nil),                 // 109: muster.v1.LogMessage
+	(*GetJoinTokensRequest)(nil),       // 110: muster.v1.GetJoinTokensRequest
+	(*GetJoinTokensResponse)(nil),      // 111: muster.v1.GetJoinTokensResponse
+	(*RotateJoinTokenRequest)(nil),     // 112: muster.v1.RotateJoinTokenRequest
+	(*RotateJoinTokenResponse)(nil),    // 113: muster.v1.RotateJoinTokenResponse
+	(*GetAuthorityRequest)(nil),        // 114: muster.v1.GetAuthorityRequest
+	(*GetAuthorityResponse)(nil),       // 115: muster.v1.GetAuthorityResponse
+	(*RotateAuthorityRequest)(nil),     // 116: muster.v1.RotateAuthorityRequest
+	(*RotateAuthorityResponse)(nil),    // 117: muster.v1.RotateAuthorityResponse
+	(*GetClusterKeysRequest)(nil),      // 118: muster.v1.GetClusterKeysRequest
+	(*GetClusterKeysResponse)(nil),     // 119: muster.v1.GetClusterKeysResponse
+	(*KeyHolder)(nil),                  // 120: muster.v1.KeyHolder
+	(*ResealClusterRequest)(nil),       // 121: muster.v1.ResealClusterRequest
+	(*ResealClusterResponse)(nil),      // 122: muster.v1.ResealClusterResponse
+	(*Authority)(nil),                  // 123: muster.v1.Authority
+	(*RootRotation)(nil),               // 124: muster.v1.RootRotation
+	(*ApiToken)(nil),                   // 125: muster.v1.ApiToken
+	(*CreateTokenRequest)(nil),         // 126: muster.v1.CreateTokenRequest
+	(*CreateTokenResponse)(nil),        // 127: muster.v1.CreateTokenResponse
+	(*ListTokensRequest)(nil),          // 128: muster.v1.ListTokensRequest
+	(*ListTokensResponse)(nil),         // 129: muster.v1.ListTokensResponse
+	(*RemoveTokenRequest)(nil),         // 130: muster.v1.RemoveTokenRequest
+	(*RemoveTokenResponse)(nil),        // 131: muster.v1.RemoveTokenResponse
+	(*CreateCertificateRequest)(nil),   // 132: muster.v1.CreateCertificateRequest
+	(*CreateCertificateResponse)(nil),  // 133: muster.v1.CreateCertificateResponse
+	nil,                                // 134: muster.v1.GetClusterKeysResponse.OtherKeysEntry
+	(*ServiceSpec)(nil),                // 135: muster.v1.ServiceSpec
+	(*Service)(nil),                    // 136: muster.v1.Service
+	(*Task)(nil),                       // 137: muster.v1.Task
+	(TaskState)(0),                     // 138: muster.v1.TaskState
+	(*Node)(nil),                       // 139: muster.v1.Node
+	(NodeStatus_State)(0),              // 140: muster.v1.NodeStatus.State
+	(NodeSpec_Availability)(0),         // 141: muster.v1.NodeSpec.Availability
+	(NodeSpec_Role)(0),                 // 142: muster.v1.NodeSpec.Role
+	(*NodeSpec)(nil),                   // 143: muster.v1.NodeSpec
+	(*NetworkSpec)(nil),                // 144: muster.v1.NetworkSpec
+	(*Network)(nil),                    // 145: muster.v1.Network
+	(*NetworkCheck)(nil),               // 146: muster.v1.NetworkCheck
+	(*SecretSpec)(nil),                 // 147: muster.v1.SecretSpec
+	(*Secret)(nil),                     // 148: muster.v1.Secret
+	(*ConfigSpec)(nil),                 // 149: muster.v1.ConfigSpec
+	(*Config)(nil),                     // 150: muster.v1.Config
+	(*StackSpec)(nil),                  // 151: muster.v1.StackSpec
+	(*Stack)(nil),                      // 152: muster.v1.Stack
+	(*StackRevision)(nil),              // 153: muster.v1.StackRevision
+	(*VolumeSpec)(nil),                 // 154: muster.v1.VolumeSpec
+	(*Volume)(nil),                     // 155: muster.v1.Volume
+	(*Cluster)(nil),                    // 156: muster.v1.Cluster
+	(*StoreStatus)(nil),                // 157: muster.v1.StoreStatus
+	(*DaemonInstance)(nil),             // 158: muster.v1.DaemonInstance
+	(*SubsystemStatus)(nil),            // 159: muster.v1.SubsystemStatus
+	(*NodeSummary)(nil),                // 160: muster.v1.NodeSummary
+	(*ClusterSpec)(nil),                // 161: muster.v1.ClusterSpec
+	(*ExecutorDescription)(nil),        // 162: muster.v1.ExecutorDescription
+	(*NetworkDriverDescription)(nil),   // 163: muster.v1.NetworkDriverDescription
+	(*timestamppb.Timestamp)(nil),      // 164: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),        // 165: google.protobuf.Duration
 }
 var file_muster_v1_control_proto_depIdxs = []int32{
-	121, // 0: muster.v1.CreateServiceRequest.spec:type_name -> muster.v1.ServiceSpec
-	122, // 1: muster.v1.CreateServiceResponse.service:type_name -> muster.v1.Service
-	122, // 2: muster.v1.GetServiceResponse.service:type_name -> muster.v1.Service
+	135, // 0: muster.v1.CreateServiceRequest.spec:type_name -> muster.v1.ServiceSpec
+	136, // 1: muster.v1.CreateServiceResponse.service:type_name -> muster.v1.Service
+	136, // 2: muster.v1.GetServiceResponse.service:type_name -> muster.v1.Service
 	0,   // 3: muster.v1.ListServicesRequest.modes:type_name -> muster.v1.ServiceMode
-	122, // 4: muster.v1.ListServicesResponse.services:type_name -> muster.v1.Service
-	121, // 5: muster.v1.UpdateServiceRequest.spec:type_name -> muster.v1.ServiceSpec
-	122, // 6: muster.v1.UpdateServiceResponse.service:type_name -> muster.v1.Service
-	122, // 7: muster.v1.RollbackServiceResponse.service:type_name -> muster.v1.Service
-	122, // 8: muster.v1.ScaleServiceResponse.service:type_name -> muster.v1.Service
-	123, // 9: muster.v1.GetTaskResponse.task:type_name -> muster.v1.Task
-	124, // 10: muster.v1.ListTasksRequest.desired_states:type_name -> muster.v1.TaskState
-	124, // 11: muster.v1.ListTasksRequest.states:type_name -> muster.v1.TaskState
-	123, // 12: muster.v1.ListTasksResponse.tasks:type_name -> muster.v1.Task
-	125, // 13: muster.v1.GetNodeResponse.node:type_name -> muster.v1.Node
-	126, // 14: muster.v1.ListNodesRequest.states:type_name -> muster.v1.NodeStatus.State
-	127, // 15: muster.v1.ListNodesRequest.availabilities:type_name -> muster.v1.NodeSpec.Availability
-	128, // 16: muster.v1.ListNodesRequest.roles:type_name -> muster.v1.NodeSpec.Role
-	125, // 17: muster.v1.ListNodesResponse.nodes:type_name -> muster.v1.Node
-	129, // 18: muster.v1.UpdateNodeRequest.spec:type_name -> muster.v1.NodeSpec
-	125, // 19: muster.v1.UpdateNodeResponse.node:type_name -> muster.v1.Node
-	130, // 20: muster.v1.CreateNetworkRequest.spec:type_name -> muster.v1.NetworkSpec
-	131, // 21: muster.v1.CreateNetworkResponse.network:type_name -> muster.v1.Network
-	131, // 22: muster.v1.GetNetworkResponse.network:type_name -> muster.v1.Network
-	131, // 23: muster.v1.ListNetworksResponse.networks:type_name -> muster.v1.Network
+	136, // 4: muster.v1.ListServicesResponse.services:type_name -> muster.v1.Service
+	135, // 5: muster.v1.UpdateServiceRequest.spec:type_name -> muster.v1.ServiceSpec
+	136, // 6: muster.v1.UpdateServiceResponse.service:type_name -> muster.v1.Service
+	136, // 7: muster.v1.RollbackServiceResponse.service:type_name -> muster.v1.Service
+	136, // 8: muster.v1.ScaleServiceResponse.service:type_name -> muster.v1.Service
+	137, // 9: muster.v1.GetTaskResponse.task:type_name -> muster.v1.Task
+	138, // 10: muster.v1.ListTasksRequest.desired_states:type_name -> muster.v1.TaskState
+	138, // 11: muster.v1.ListTasksRequest.states:type_name -> muster.v1.TaskState
+	137, // 12: muster.v1.ListTasksResponse.tasks:type_name -> muster.v1.Task
+	139, // 13: muster.v1.GetNodeResponse.node:type_name -> muster.v1.Node
+	140, // 14: muster.v1.ListNodesRequest.states:type_name -> muster.v1.NodeStatus.State
+	141, // 15: muster.v1.ListNodesRequest.availabilities:type_name -> muster.v1.NodeSpec.Availability
+	142, // 16: muster.v1.ListNodesRequest.roles:type_name -> muster.v1.NodeSpec.Role
+	139, // 17: muster.v1.ListNodesResponse.nodes:type_name -> muster.v1.Node
+	143, // 18: muster.v1.UpdateNodeRequest.spec:type_name -> muster.v1.NodeSpec
+	139, // 19: muster.v1.UpdateNodeResponse.node:type_name -> muster.v1.Node
+	144, // 20: muster.v1.CreateNetworkRequest.spec:type_name -> muster.v1.NetworkSpec
+	145, // 21: muster.v1.CreateNetworkResponse.network:type_name -> muster.v1.Network
+	145, // 22: muster.v1.GetNetworkResponse.network:type_name -> muster.v1.Network
+	145, // 23: muster.v1.ListNetworksResponse.networks:type_name -> muster.v1.Network
 	43,  // 24: muster.v1.TestNetworkResponse.checks:type_name -> muster.v1.TestedConnection
-	132, // 25: muster.v1.TestedConnection.check:type_name -> muster.v1.NetworkCheck
-	133, // 26: muster.v1.CreateSecretRequest.spec:type_name -> muster.v1.SecretSpec
-	134, // 27: muster.v1.CreateSecretResponse.secret:type_name -> muster.v1.Secret
-	134, // 28: muster.v1.GetSecretResponse.secret:type_name -> muster.v1.Secret
-	134, // 29: muster.v1.ListSecretsResponse.secrets:type_name -> muster.v1.Secret
-	133, // 30: muster.v1.UpdateSecretRequest.spec:type_name -> muster.v1.SecretSpec
-	134, // 31: muster.v1.UpdateSecretResponse.secret:type_name -> muster.v1.Secret
-	134, // 32: muster.v1.RotateSecretResponse.secret:type_name -> muster.v1.Secret
-	135, // 33: muster.v1.CreateConfigRequest.spec:type_name -> muster.v1.ConfigSpec
-	136, // 34: muster.v1.CreateConfigResponse.config:type_name -> muster.v1.Config
-	136, // 35: muster.v1.GetConfigResponse.config:type_name -> muster.v1.Config
-	136, // 36: muster.v1.ListConfigsResponse.configs:type_name -> muster.v1.Config
-	135, // 37: muster.v1.UpdateConfigRequest.spec:type_name -> muster.v1.ConfigSpec
-	136, // 38: muster.v1.UpdateConfigResponse.config:type_name -> muster.v1.Config
-	136, // 39: muster.v1.RotateConfigResponse.config:type_name -> muster.v1.Config
-	137, // 40: muster.v1.CreateVolumeRequest.spec:type_name -> muster.v1.VolumeSpec
-	138, // 41: muster.v1.CreateVolumeResponse.volume:type_name -> muster.v1.Volume
-	138, // 42: muster.v1.GetVolumeResponse.volume:type_name -> muster.v1.Volume
-	138, // 43: muster.v1.ListVolumesResponse.volumes:type_name -> muster.v1.Volume
-	137, // 44: muster.v1.UpdateVolumeRequest.spec:type_name -> muster.v1.VolumeSpec
-	138, // 45: muster.v1.UpdateVolumeResponse.volume:type_name -> muster.v1.Volume
-	139, // 46: muster.v1.GetClusterResponse.cluster:type_name -> muster.v1.Cluster
-	140, // 47: muster.v1.GetClusterStatusResponse.store:type_name -> muster.v1.StoreStatus
-	141, // 48: muster.v1.GetClusterStatusResponse.daemons:type_name -> muster.v1.DaemonInstance
-	142, // 49: muster.v1.GetClusterStatusResponse.subsystems:type_name -> muster.v1.SubsystemStatus
-	143, // 50: muster.v1.GetClusterStatusResponse.nodes:type_name -> muster.v1.NodeSummary
-	144, // 51: muster.v1.UpdateClusterRequest.spec:type_name -> muster.v1.ClusterSpec
-	139, // 52: muster.v1.UpdateClusterResponse.cluster:type_name -> muster.v1.Cluster
-	86,  // 53: muster.v1.ListPluginsResponse.plugins:type_name -> muster.v1.NodePlugin
-	145, // 54: muster.v1.NodePlugin.executor:type_name -> muster.v1.ExecutorDescription
-	146, // 55: muster.v1.NodePlugin.network_driver:type_name -> muster.v1.NetworkDriverDescription
-	1,   // 56: muster.v1.WatchRequest.kinds:type_name -> muster.v1.ObjectKind
-	2,   // 57: muster.v1.WatchRequest.actions:type_name -> muster.v1.WatchAction
-	124, // 58: muster.v1.WatchRequest.states:type_name -> muster.v1.TaskState
-	124, // 59: muster.v1.WatchRequest.desired_states:type_name -> muster.v1.TaskState
-	126, // 60: muster.v1.WatchRequest.node_states:type_name -> muster.v1.NodeStatus.State
-	127, // 61: muster.v1.WatchRequest.availabilities:type_name -> muster.v1.NodeSpec.Availability
-	128, // 62: muster.v1.WatchRequest.roles:type_name -> muster.v1.NodeSpec.Role
-	0,   // 63: muster.v1.WatchRequest.modes:type_name -> muster.v1.ServiceMode
-	89,  // 64: muster.v1.WatchResponse.events:type_name -> muster.v1.WatchEvent
-	2,   // 65: muster.v1.WatchEvent.action:type_name -> muster.v1.WatchAction
-	1,   // 66: muster.v1.WatchEvent.kind:type_name -> muster.v1.ObjectKind
-	147, // 67: muster.v1.WatchEvent.at:type_name -> google.protobuf.Timestamp
-	122, // 68: muster.v1.WatchEvent.service:type_name -> muster.v1.Service
-	123, // 69: muster.v1.WatchEvent.task:type_name -> muster.v1.Task
-	125, // 70: muster.v1.WatchEvent.node:type_name -> muster.v1.Node
-	139, // 71: muster.v1.WatchEvent.cluster:type_name -> muster.v1.Cluster
-	136, // 72: muster.v1.WatchEvent.config:type_name -> muster.v1.Config
-	131, // 73: muster.v1.WatchEvent.network:type_name -> muster.v1.Network
-	134, // 74: muster.v1.WatchEvent.secret:type_name -> muster.v1.Secret
-	122, // 75: muster.v1.WatchEvent.old_service:type_name -> muster.v1.Service
-	123, // 76: muster.v1.WatchEvent.old_task:type_name -> muster.v1.Task
-	125, // 77: muster.v1.WatchEvent.old_node:type_name -> muster.v1.Node
-	139, // 78: muster.v1.WatchEvent.old_cluster:type_name -> muster.v1.Cluster
-	136, // 79: muster.v1.WatchEvent.old_config:type_name -> muster.v1.Config
-	131, // 80: muster.v1.WatchEvent.old_network:type_name -> muster.v1.Network
-	134, // 81: muster.v1.WatchEvent.old_secret:type_name -> muster.v1.Secret
-	147, // 82: muster.v1.LogOptions.since:type_name -> google.protobuf.Timestamp
-	3,   // 83: muster.v1.LogOptions.streams:type_name -> muster.v1.LogStream
-	90,  // 84: muster.v1.ServiceLogsRequest.options:type_name -> muster.v1.LogOptions
-	95,  // 85: muster.v1.ServiceLogsResponse.message:type_name -> muster.v1.LogMessage
-	90,  // 86: muster.v1.TaskLogsRequest.options:type_name -> muster.v1.LogOptions
-	95,  // 87: muster.v1.TaskLogsResponse.message:type_name -> muster.v1.LogMessage
-	147, // 88: muster.v1.LogMessage.timestamp:type_name -> google.protobuf.Timestamp
-	3,   // 89: muster.v1.LogMessage.stream:type_name -> muster.v1.LogStream
-	4,   // 90: muster.v1.RotateJoinTokenRequest.kind:type_name -> muster.v1.RotateJoinTokenRequest.Kind
-	109, // 91: muster.v1.GetAuthorityResponse.authority:type_name -> muster.v1.Authority
-	109, // 92: muster.v1.RotateAuthorityResponse.authority:type_name -> muster.v1.Authority
-	106, // 93: muster.v1.GetClusterKeysResponse.holders:type_name -> muster.v1.KeyHolder
-	120, // 94: muster.v1.GetClusterKeysResponse.other_keys:type_name -> muster.v1.GetClusterKeysResponse.OtherKeysEntry
-	106, // 95: muster.v1.ResealClusterResponse.holders:type_name -> muster.v1.KeyHolder
-	110, // 96: muster.v1.Authority.rotation:type_name -> muster.v1.RootRotation
-	147, // 97: muster.v1.RootRotation.started_at:type_name -> google.protobuf.Timestamp
-	147, // 98: muster.v1.RootRotation.ended_at:type_name -> google.protobuf.Timestamp
-	147, // 99: muster.v1.ApiToken.created_at:type_name -> google.protobuf.Timestamp
-	147, // 100: muster.v1.ApiToken.expires_at:type_name -> google.protobuf.Timestamp
-	147, // 101: muster.v1.CreateTokenRequest.expires_at:type_name -> google.protobuf.Timestamp
-	111, // 102: muster.v1.CreateTokenResponse.token:type_name -> muster.v1.ApiToken
-	111, // 103: muster.v1.ListTokensResponse.tokens:type_name -> muster.v1.ApiToken
-	148, // 104: muster.v1.CreateCertificateRequest.lifetime:type_name -> google.protobuf.Duration
-	147, // 105: muster.v1.CreateCertificateResponse.expires_at:type_name -> google.protobuf.Timestamp
-	5,   // 106: muster.v1.ControlService.CreateService:input_type -> muster.v1.CreateServiceRequest
-	7,   // 107: muster.v1.ControlService.GetService:input_type -> muster.v1.GetServiceRequest
-	9,   // 108: muster.v1.ControlService.ListServices:input_type -> muster.v1.ListServicesRequest
-	11,  // 109: muster.v1.ControlService.UpdateService:input_type -> muster.v1.UpdateServiceRequest
-	13,  // 110: muster.v1.ControlService.RemoveService:input_type -> muster.v1.RemoveServiceRequest
-	15,  // 111: muster.v1.ControlService.RollbackService:input_type -> muster.v1.RollbackServiceRequest
-	17,  // 112: muster.v1.ControlService.ScaleService:input_type -> muster.v1.ScaleServiceRequest
-	19,  // 113: muster.v1.ControlService.GetTask:input_type -> muster.v1.GetTaskRequest
-	21,  // 114: muster.v1.ControlService.ListTasks:input_type -> muster.v1.ListTasksRequest
-	23,  // 115: muster.v1.ControlService.RemoveTask:input_type -> muster.v1.RemoveTaskRequest
-	25,  // 116: muster.v1.ControlService.GetNode:input_type -> muster.v1.GetNodeRequest
-	27,  // 117: muster.v1.ControlService.ListNodes:input_type -> muster.v1.ListNodesRequest
-	29,  // 118: muster.v1.ControlService.UpdateNode:input_type -> muster.v1.UpdateNodeRequest
-	31,  // 119: muster.v1.ControlService.RemoveNode:input_type -> muster.v1.RemoveNodeRequest
-	33,  // 120: muster.v1.ControlService.CreateNetwork:input_type -> muster.v1.CreateNetworkRequest
-	35,  // 121: muster.v1.ControlService.GetNetwork:input_type -> muster.v1.GetNetworkRequest
-	37,  // 122: muster.v1.ControlService.ListNetworks:input_type -> muster.v1.ListNetworksRequest
-	39,  // 123: muster.v1.ControlService.RemoveNetwork:input_type -> muster.v1.RemoveNetworkRequest
-	41,  // 124: muster.v1.ControlService.TestNetwork:input_type -> muster.v1.TestNetworkRequest
-	44,  // 125: muster.v1.ControlService.CreateSecret:input_type -> muster.v1.CreateSecretRequest
-	46,  // 126: muster.v1.ControlService.GetSecret:input_type -> muster.v1.GetSecretRequest
-	48,  // 127: muster.v1.ControlService.ListSecrets:input_type -> muster.v1.ListSecretsRequest
-	50,  // 128: muster.v1.ControlService.UpdateSecret:input_type -> muster.v1.UpdateSecretRequest
-	52,  // 129: muster.v1.ControlService.RotateSecret:input_type -> muster.v1.RotateSecretRequest
-	54,  // 130: muster.v1.ControlService.RemoveSecret:input_type -> muster.v1.RemoveSecretRequest
-	56,  // 131: muster.v1.ControlService.CreateConfig:input_type -> muster.v1.CreateConfigRequest
-	58,  // 132: muster.v1.ControlService.GetConfig:input_type -> muster.v1.GetConfigRequest
-	60,  // 133: muster.v1.ControlService.ListConfigs:input_type -> muster.v1.ListConfigsRequest
-	62,  // 134: muster.v1.ControlService.UpdateConfig:input_type -> muster.v1.UpdateConfigRequest
-	64,  // 135: muster.v1.ControlService.RotateConfig:input_type -> muster.v1.RotateConfigRequest
-	66,  // 136: muster.v1.ControlService.RemoveConfig:input_type -> muster.v1.RemoveConfigRequest
-	68,  // 137: muster.v1.ControlService.CreateVolume:input_type -> muster.v1.CreateVolumeRequest
-	70,  // 138: muster.v1.ControlService.GetVolume:input_type -> muster.v1.GetVolumeRequest
-	72,  // 139: muster.v1.ControlService.ListVolumes:input_type -> muster.v1.ListVolumesRequest
-	74,  // 140: muster.v1.ControlService.UpdateVolume:input_type -> muster.v1.UpdateVolumeRequest
-	76,  // 141: muster.v1.ControlService.RemoveVolume:input_type -> muster.v1.RemoveVolumeRequest
-	78,  // 142: muster.v1.ControlService.GetCluster:input_type -> muster.v1.GetClusterRequest
-	80,  // 143: muster.v1.ControlService.GetClusterStatus:input_type -> muster.v1.GetClusterStatusRequest
-	82,  // 144: muster.v1.ControlService.UpdateCluster:input_type -> muster.v1.UpdateClusterRequest
-	96,  // 145: muster.v1.ControlService.GetJoinTokens:input_type -> muster.v1.GetJoinTokensRequest
-	98,  // 146: muster.v1.ControlService.RotateJoinToken:input_type -> muster.v1.RotateJoinTokenRequest
-	100, // 147: muster.v1.ControlService.GetAuthority:input_type -> muster.v1.GetAuthorityRequest
-	102, // 148: muster.v1.ControlService.RotateAuthority:input_type -> muster.v1.RotateAuthorityRequest
-	104, // 149: muster.v1.ControlService.GetClusterKeys:input_type -> muster.v1.GetClusterKeysRequest
-	107, // 150: muster.v1.ControlService.ResealCluster:input_type -> muster.v1.ResealClusterRequest
-	112, // 151: muster.v1.ControlService.CreateToken:input_type -> muster.v1.CreateTokenRequest
-	114, // 152: muster.v1.ControlService.ListTokens:input_type -> muster.v1.ListTokensRequest
-	116, // 153: muster.v1.ControlService.RemoveToken:input_type -> muster.v1.RemoveTokenRequest
-	118, // 154: muster.v1.ControlService.CreateCertificate:input_type -> muster.v1.CreateCertificateRequest
-	84,  // 155: muster.v1.ControlService.ListPlugins:input_type -> muster.v1.ListPluginsRequest
-	87,  // 156: muster.v1.ControlService.Watch:input_type -> muster.v1.WatchRequest
-	91,  // 157: muster.v1.ControlService.ServiceLogs:input_type -> muster.v1.ServiceLogsRequest
-	93,  // 158: muster.v1.ControlService.TaskLogs:input_type -> muster.v1.TaskLogsRequest
-	6,   // 159: muster.v1.ControlService.CreateService:output_type -> muster.v1.CreateServiceResponse
-	8,   // 160: muster.v1.ControlService.GetService:output_type -> muster.v1.GetServiceResponse
-	10,  // 161: muster.v1.ControlService.ListServices:output_type -> muster.v1.ListServicesResponse
-	12,  // 162: muster.v1.ControlService.UpdateService:output_type -> muster.v1.UpdateServiceResponse
-	14,  // 163: muster.v1.ControlService.RemoveService:output_type -> muster.v1.RemoveServiceResponse
-	16,  // 164: muster.v1.ControlService.RollbackService:output_type -> muster.v1.RollbackServiceResponse
-	18,  // 165: muster.v1.ControlService.ScaleService:output_type -> muster.v1.ScaleServiceResponse
-	20,  // 166: muster.v1.ControlService.GetTask:output_type -> muster.v1.GetTaskResponse
-	22,  // 167: muster.v1.ControlService.ListTasks:output_type -> muster.v1.ListTasksResponse
-	24,  // 168: muster.v1.ControlService.RemoveTask:output_type -> muster.v1.RemoveTaskResponse
-	26,  // 169: muster.v1.ControlService.GetNode:output_type -> muster.v1.GetNodeResponse
-	28,  // 170: muster.v1.ControlService.ListNodes:output_type -> muster.v1.ListNodesResponse
-	30,  // 171: muster.v1.ControlService.UpdateNode:output_type -> muster.v1.UpdateNodeResponse
-	32,  // 172: muster.v1.ControlService.RemoveNode:output_type -> muster.v1.RemoveNodeResponse
-	34,  // 173: muster.v1.ControlService.CreateNetwork:output_type -> muster.v1.CreateNetworkResponse
-	36,  // 174: muster.v1.ControlService.GetNetwork:output_type -> muster.v1.GetNetworkResponse
-	38,  // 175: muster.v1.ControlService.ListNetworks:output_type -> muster.v1.ListNetworksResponse
-	40,  // 176: muster.v1.ControlService.RemoveNetwork:output_type -> muster.v1.RemoveNetworkResponse
-	42,  // 177: muster.v1.ControlService.TestNetwork:output_type -> muster.v1.TestNetworkResponse
-	45,  // 178: muster.v1.ControlService.CreateSecret:output_type -> muster.v1.CreateSecretResponse
-	47,  // 179: muster.v1.ControlService.GetSecret:output_type -> muster.v1.GetSecretResponse
-	49,  // 180: muster.v1.ControlService.ListSecrets:output_type -> muster.v1.ListSecretsResponse
-	51,  // 181: muster.v1.ControlService.UpdateSecret:output_type -> muster.v1.UpdateSecretResponse
-	53,  // 182: muster.v1.ControlService.RotateSecret:output_type -> muster.v1.RotateSecretResponse
-	55,  // 183: muster.v1.ControlService.RemoveSecret:output_type -> muster.v1.RemoveSecretResponse
-	57,  // 184: muster.v1.ControlService.CreateConfig:output_type -> muster.v1.CreateConfigResponse
-	59,  // 185: muster.v1.ControlService.GetConfig:output_type -> muster.v1.GetConfigResponse
-	61,  // 186: muster.v1.ControlService.ListConfigs:output_type -> muster.v1.ListConfigsResponse
-	63,  // 187: muster.v1.ControlService.UpdateConfig:output_type -> muster.v1.UpdateConfigResponse
-	65,  // 188: muster.v1.ControlService.RotateConfig:output_type -> muster.v1.RotateConfigResponse
-	67,  // 189: muster.v1.ControlService.RemoveConfig:output_type -> muster.v1.RemoveConfigResponse
-	69,  // 190: muster.v1.ControlService.CreateVolume:output_type -> muster.v1.CreateVolumeResponse
-	71,  // 191: muster.v1.ControlService.GetVolume:output_type -> muster.v1.GetVolumeResponse
-	73,  // 192: muster.v1.ControlService.ListVolumes:output_type -> muster.v1.ListVolumesResponse
-	75,  // 193: muster.v1.ControlService.UpdateVolume:output_type -> muster.v1.UpdateVolumeResponse
-	77,  // 194: muster.v1.ControlService.RemoveVolume:output_type -> muster.v1.RemoveVolumeResponse
-	79,  // 195: muster.v1.ControlService.GetCluster:output_type -> muster.v1.GetClusterResponse
-	81,  // 196: muster.v1.ControlService.GetClusterStatus:output_type -> muster.v1.GetClusterStatusResponse
-	83,  // 197: muster.v1.ControlService.UpdateCluster:output_type -> muster.v1.UpdateClusterResponse
-	97,  // 198: muster.v1.ControlService.GetJoinTokens:output_type -> muster.v1.GetJoinTokensResponse
-	99,  // 199: muster.v1.ControlService.RotateJoinToken:output_type -> muster.v1.RotateJoinTokenResponse
-	101, // 200: muster.v1.ControlService.GetAuthority:output_type -> muster.v1.GetAuthorityResponse
-	103, // 201: muster.v1.ControlService.RotateAuthority:output_type -> muster.v1.RotateAuthorityResponse
-	105, // 202: muster.v1.ControlService.GetClusterKeys:output_type -> muster.v1.GetClusterKeysResponse
-	108, // 203: muster.v1.ControlService.ResealCluster:output_type -> muster.v1.ResealClusterResponse
-	113, // 204: muster.v1.ControlService.CreateToken:output_type -> muster.v1.CreateTokenResponse
-	115, // 205: muster.v1.ControlService.ListTokens:output_type -> muster.v1.ListTokensResponse
-	117, // 206: muster.v1.ControlService.RemoveToken:output_type -> muster.v1.RemoveTokenResponse
-	119, // 207: muster.v1.ControlService.CreateCertificate:output_type -> muster.v1.CreateCertificateResponse
-	85,  // 208: muster.v1.ControlService.ListPlugins:output_type -> muster.v1.ListPluginsResponse
-	88,  // 209: muster.v1.ControlService.Watch:output_type -> muster.v1.WatchResponse
-	92,  // 210: muster.v1.ControlService.ServiceLogs:output_type -> muster.v1.ServiceLogsResponse
-	94,  // 211: muster.v1.ControlService.TaskLogs:output_type -> muster.v1.TaskLogsResponse
-	159, // [159:212] is the sub-list for method output_type
-	106, // [106:159] is the sub-list for method input_type
-	106, // [106:106] is the sub-list for extension type_name
-	106, // [106:106] is the sub-list for extension extendee
-	0,   // [0:106] is the sub-list for field type_name
+	146, // 25: muster.v1.TestedConnection.check:type_name -> muster.v1.NetworkCheck
+	147, // 26: muster.v1.CreateSecretRequest.spec:type_name -> muster.v1.SecretSpec
+	148, // 27: muster.v1.CreateSecretResponse.secret:type_name -> muster.v1.Secret
+	148, // 28: muster.v1.GetSecretResponse.secret:type_name -> muster.v1.Secret
+	148, // 29: muster.v1.ListSecretsResponse.secrets:type_name -> muster.v1.Secret
+	147, // 30: muster.v1.UpdateSecretRequest.spec:type_name -> muster.v1.SecretSpec
+	148, // 31: muster.v1.UpdateSecretResponse.secret:type_name -> muster.v1.Secret
+	148, // 32: muster.v1.RotateSecretResponse.secret:type_name -> muster.v1.Secret
+	149, // 33: muster.v1.CreateConfigRequest.spec:type_name -> muster.v1.ConfigSpec
+	150, // 34: muster.v1.CreateConfigResponse.config:type_name -> muster.v1.Config
+	150, // 35: muster.v1.GetConfigResponse.config:type_name -> muster.v1.Config
+	150, // 36: muster.v1.ListConfigsResponse.configs:type_name -> muster.v1.Config
+	149, // 37: muster.v1.UpdateConfigRequest.spec:type_name -> muster.v1.ConfigSpec
+	150, // 38: muster.v1.UpdateConfigResponse.config:type_name -> muster.v1.Config
+	150, // 39: muster.v1.RotateConfigResponse.config:type_name -> muster.v1.Config
+	151, // 40: muster.v1.CreateStackRequest.spec:type_name -> muster.v1.StackSpec
+	152, // 41: muster.v1.CreateStackResponse.stack:type_name -> muster.v1.Stack
+	152, // 42: muster.v1.GetStackResponse.stack:type_name -> muster.v1.Stack
+	152, // 43: muster.v1.ListStacksResponse.stacks:type_name -> muster.v1.Stack
+	153, // 44: muster.v1.ListStackRevisionsResponse.revisions:type_name -> muster.v1.StackRevision
+	153, // 45: muster.v1.GetStackRevisionResponse.revision:type_name -> muster.v1.StackRevision
+	151, // 46: muster.v1.GetStackRevisionResponse.spec:type_name -> muster.v1.StackSpec
+	151, // 47: muster.v1.UpdateStackRequest.spec:type_name -> muster.v1.StackSpec
+	152, // 48: muster.v1.UpdateStackResponse.stack:type_name -> muster.v1.Stack
+	154, // 49: muster.v1.CreateVolumeRequest.spec:type_name -> muster.v1.VolumeSpec
+	155, // 50: muster.v1.CreateVolumeResponse.volume:type_name -> muster.v1.Volume
+	155, // 51: muster.v1.GetVolumeResponse.volume:type_name -> muster.v1.Volume
+	155, // 52: muster.v1.ListVolumesResponse.volumes:type_name -> muster.v1.Volume
+	154, // 53: muster.v1.UpdateVolumeRequest.spec:type_name -> muster.v1.VolumeSpec
+	155, // 54: muster.v1.UpdateVolumeResponse.volume:type_name -> muster.v1.Volume
+	156, // 55: muster.v1.GetClusterResponse.cluster:type_name -> muster.v1.Cluster
+	157, // 56: muster.v1.GetClusterStatusResponse.store:type_name -> muster.v1.StoreStatus
+	158, // 57: muster.v1.GetClusterStatusResponse.daemons:type_name -> muster.v1.DaemonInstance
+	159, // 58: muster.v1.GetClusterStatusResponse.subsystems:type_name -> muster.v1.SubsystemStatus
+	160, // 59: muster.v1.GetClusterStatusResponse.nodes:type_name -> muster.v1.NodeSummary
+	161, // 60: muster.v1.UpdateClusterRequest.spec:type_name -> muster.v1.ClusterSpec
+	156, // 61: muster.v1.UpdateClusterResponse.cluster:type_name -> muster.v1.Cluster
+	100, // 62: muster.v1.ListPluginsResponse.plugins:type_name -> muster.v1.NodePlugin
+	162, // 63: muster.v1.NodePlugin.executor:type_name -> muster.v1.ExecutorDescription
+	163, // 64: muster.v1.NodePlugin.network_driver:type_name -> muster.v1.NetworkDriverDescription
+	1,   // 65: muster.v1.WatchRequest.kinds:type_name -> muster.v1.ObjectKind
+	2,   // 66: muster.v1.WatchRequest.actions:type_name -> muster.v1.WatchAction
+	138, // 67: muster.v1.WatchRequest.states:type_name -> muster.v1.TaskState
+	138, // 68: muster.v1.WatchRequest.desired_states:type_name -> muster.v1.TaskState
+	140, // 69: muster.v1.WatchRequest.node_states:type_name -> muster.v1.NodeStatus.State
+	141, // 70: muster.v1.WatchRequest.availabilities:type_name -> muster.v1.NodeSpec.Availability
+	142, // 71: muster.v1.WatchRequest.roles:type_name -> muster.v1.NodeSpec.Role
+	0,   // 72: muster.v1.WatchRequest.modes:type_name -> muster.v1.ServiceMode
+	103, // 73: muster.v1.WatchResponse.events:type_name -> muster.v1.WatchEvent
+	2,   // 74: muster.v1.WatchEvent.action:type_name -> muster.v1.WatchAction
+	1,   // 75: muster.v1.WatchEvent.kind:type_name -> muster.v1.ObjectKind
+	164, // 76: muster.v1.WatchEvent.at:type_name -> google.protobuf.Timestamp
+	136, // 77: muster.v1.WatchEvent.service:type_name -> muster.v1.Service
+	137, // 78: muster.v1.WatchEvent.task:type_name -> muster.v1.Task
+	139, // 79: muster.v1.WatchEvent.node:type_name -> muster.v1.Node
+	156, // 80: muster.v1.WatchEvent.cluster:type_name -> muster.v1.Cluster
+	150, // 81: muster.v1.WatchEvent.config:type_name -> muster.v1.Config
+	145, // 82: muster.v1.WatchEvent.network:type_name -> muster.v1.Network
+	148, // 83: muster.v1.WatchEvent.secret:type_name -> muster.v1.Secret
+	152, // 84: muster.v1.WatchEvent.stack:type_name -> muster.v1.Stack
+	136, // 85: muster.v1.WatchEvent.old_service:type_name -> muster.v1.Service
+	137, // 86: muster.v1.WatchEvent.old_task:type_name -> muster.v1.Task
+	139, // 87: muster.v1.WatchEvent.old_node:type_name -> muster.v1.Node
+	156, // 88: muster.v1.WatchEvent.old_cluster:type_name -> muster.v1.Cluster
+	150, // 89: muster.v1.WatchEvent.old_config:type_name -> muster.v1.Config
+	145, // 90: muster.v1.WatchEvent.old_network:type_name -> muster.v1.Network
+	148, // 91: muster.v1.WatchEvent.old_secret:type_name -> muster.v1.Secret
+	152, // 92: muster.v1.WatchEvent.old_stack:type_name -> muster.v1.Stack
+	164, // 93: muster.v1.LogOptions.since:type_name -> google.protobuf.Timestamp
+	3,   // 94: muster.v1.LogOptions.streams:type_name -> muster.v1.LogStream
+	104, // 95: muster.v1.ServiceLogsRequest.options:type_name -> muster.v1.LogOptions
+	109, // 96: muster.v1.ServiceLogsResponse.message:type_name -> muster.v1.LogMessage
+	104, // 97: muster.v1.TaskLogsRequest.options:type_name -> muster.v1.LogOptions
+	109, // 98: muster.v1.TaskLogsResponse.message:type_name -> muster.v1.LogMessage
+	164, // 99: muster.v1.LogMessage.timestamp:type_name -> google.protobuf.Timestamp
+	3,   // 100: muster.v1.LogMessage.stream:type_name -> muster.v1.LogStream
+	4,   // 101: muster.v1.RotateJoinTokenRequest.kind:type_name -> muster.v1.RotateJoinTokenRequest.Kind
+	123, // 102: muster.v1.GetAuthorityResponse.authority:type_name -> muster.v1.Authority
+	123, // 103: muster.v1.RotateAuthorityResponse.authority:type_name -> muster.v1.Authority
+	120, // 104: muster.v1.GetClusterKeysResponse.holders:type_name -> muster.v1.KeyHolder
+	134, // 105: muster.v1.GetClusterKeysResponse.other_keys:type_name -> muster.v1.GetClusterKeysResponse.OtherKeysEntry
+	120, // 106: muster.v1.ResealClusterResponse.holders:type_name -> muster.v1.KeyHolder
+	124, // 107: muster.v1.Authority.rotation:type_name -> muster.v1.RootRotation
+	164, // 108: muster.v1.RootRotation.started_at:type_name -> google.protobuf.Timestamp
+	164, // 109: muster.v1.RootRotation.ended_at:type_name -> google.protobuf.Timestamp
+	164, // 110: muster.v1.ApiToken.created_at:type_name -> google.protobuf.Timestamp
+	164, // 111: muster.v1.ApiToken.expires_at:type_name -> google.protobuf.Timestamp
+	164, // 112: muster.v1.CreateTokenRequest.expires_at:type_name -> google.protobuf.Timestamp
+	125, // 113: muster.v1.CreateTokenResponse.token:type_name -> muster.v1.ApiToken
+	125, // 114: muster.v1.ListTokensResponse.tokens:type_name -> muster.v1.ApiToken
+	165, // 115: muster.v1.CreateCertificateRequest.lifetime:type_name -> google.protobuf.Duration
+	164, // 116: muster.v1.CreateCertificateResponse.expires_at:type_name -> google.protobuf.Timestamp
+	5,   // 117: muster.v1.ControlService.CreateService:input_type -> muster.v1.CreateServiceRequest
+	7,   // 118: muster.v1.ControlService.GetService:input_type -> muster.v1.GetServiceRequest
+	9,   // 119: muster.v1.ControlService.ListServices:input_type -> muster.v1.ListServicesRequest
+	11,  // 120: muster.v1.ControlService.UpdateService:input_type -> muster.v1.UpdateServiceRequest
+	13,  // 121: muster.v1.ControlService.RemoveService:input_type -> muster.v1.RemoveServiceRequest
+	15,  // 122: muster.v1.ControlService.RollbackService:input_type -> muster.v1.RollbackServiceRequest
+	17,  // 123: muster.v1.ControlService.ScaleService:input_type -> muster.v1.ScaleServiceRequest
+	19,  // 124: muster.v1.ControlService.GetTask:input_type -> muster.v1.GetTaskRequest
+	21,  // 125: muster.v1.ControlService.ListTasks:input_type -> muster.v1.ListTasksRequest
+	23,  // 126: muster.v1.ControlService.RemoveTask:input_type -> muster.v1.RemoveTaskRequest
+	25,  // 127: muster.v1.ControlService.GetNode:input_type -> muster.v1.GetNodeRequest
+	27,  // 128: muster.v1.ControlService.ListNodes:input_type -> muster.v1.ListNodesRequest
+	29,  // 129: muster.v1.ControlService.UpdateNode:input_type -> muster.v1.UpdateNodeRequest
+	31,  // 130: muster.v1.ControlService.RemoveNode:input_type -> muster.v1.RemoveNodeRequest
+	33,  // 131: muster.v1.ControlService.CreateNetwork:input_type -> muster.v1.CreateNetworkRequest
+	35,  // 132: muster.v1.ControlService.GetNetwork:input_type -> muster.v1.GetNetworkRequest
+	37,  // 133: muster.v1.ControlService.ListNetworks:input_type -> muster.v1.ListNetworksRequest
+	39,  // 134: muster.v1.ControlService.RemoveNetwork:input_type -> muster.v1.RemoveNetworkRequest
+	41,  // 135: muster.v1.ControlService.TestNetwork:input_type -> muster.v1.TestNetworkRequest
+	44,  // 136: muster.v1.ControlService.CreateSecret:input_type -> muster.v1.CreateSecretRequest
+	46,  // 137: muster.v1.ControlService.GetSecret:input_type -> muster.v1.GetSecretRequest
+	48,  // 138: muster.v1.ControlService.ListSecrets:input_type -> muster.v1.ListSecretsRequest
+	50,  // 139: muster.v1.ControlService.UpdateSecret:input_type -> muster.v1.UpdateSecretRequest
+	52,  // 140: muster.v1.ControlService.RotateSecret:input_type -> muster.v1.RotateSecretRequest
+	54,  // 141: muster.v1.ControlService.RemoveSecret:input_type -> muster.v1.RemoveSecretRequest
+	56,  // 142: muster.v1.ControlService.CreateConfig:input_type -> muster.v1.CreateConfigRequest
+	58,  // 143: muster.v1.ControlService.GetConfig:input_type -> muster.v1.GetConfigRequest
+	60,  // 144: muster.v1.ControlService.ListConfigs:input_type -> muster.v1.ListConfigsRequest
+	62,  // 145: muster.v1.ControlService.UpdateConfig:input_type -> muster.v1.UpdateConfigRequest
+	64,  // 146: muster.v1.ControlService.RotateConfig:input_type -> muster.v1.RotateConfigRequest
+	66,  // 147: muster.v1.ControlService.RemoveConfig:input_type -> muster.v1.RemoveConfigRequest
+	68,  // 148: muster.v1.ControlService.CreateStack:input_type -> muster.v1.CreateStackRequest
+	70,  // 149: muster.v1.ControlService.GetStack:input_type -> muster.v1.GetStackRequest
+	72,  // 150: muster.v1.ControlService.ListStacks:input_type -> muster.v1.ListStacksRequest
+	74,  // 151: muster.v1.ControlService.ListStackRevisions:input_type -> muster.v1.ListStackRevisionsRequest
+	76,  // 152: muster.v1.ControlService.GetStackRevision:input_type -> muster.v1.GetStackRevisionRequest
+	78,  // 153: muster.v1.ControlService.UpdateStack:input_type -> muster.v1.UpdateStackRequest
+	80,  // 154: muster.v1.ControlService.RemoveStack:input_type -> muster.v1.RemoveStackRequest
+	82,  // 155: muster.v1.ControlService.CreateVolume:input_type -> muster.v1.CreateVolumeRequest
+	84,  // 156: muster.v1.ControlService.GetVolume:input_type -> muster.v1.GetVolumeRequest
+	86,  // 157: muster.v1.ControlService.ListVolumes:input_type -> muster.v1.ListVolumesRequest
+	88,  // 158: muster.v1.ControlService.UpdateVolume:input_type -> muster.v1.UpdateVolumeRequest
+	90,  // 159: muster.v1.ControlService.RemoveVolume:input_type -> muster.v1.RemoveVolumeRequest
+	92,  // 160: muster.v1.ControlService.GetCluster:input_type -> muster.v1.GetClusterRequest
+	94,  // 161: muster.v1.ControlService.GetClusterStatus:input_type -> muster.v1.GetClusterStatusRequest
+	96,  // 162: muster.v1.ControlService.UpdateCluster:input_type -> muster.v1.UpdateClusterRequest
+	110, // 163: muster.v1.ControlService.GetJoinTokens:input_type -> muster.v1.GetJoinTokensRequest
+	112, // 164: muster.v1.ControlService.RotateJoinToken:input_type -> muster.v1.RotateJoinTokenRequest
+	114, // 165: muster.v1.ControlService.GetAuthority:input_type -> muster.v1.GetAuthorityRequest
+	116, // 166: muster.v1.ControlService.RotateAuthority:input_type -> muster.v1.RotateAuthorityRequest
+	118, // 167: muster.v1.ControlService.GetClusterKeys:input_type -> muster.v1.GetClusterKeysRequest
+	121, // 168: muster.v1.ControlService.ResealCluster:input_type -> muster.v1.ResealClusterRequest
+	126, // 169: muster.v1.ControlService.CreateToken:input_type -> muster.v1.CreateTokenRequest
+	128, // 170: muster.v1.ControlService.ListTokens:input_type -> muster.v1.ListTokensRequest
+	130, // 171: muster.v1.ControlService.RemoveToken:input_type -> muster.v1.RemoveTokenRequest
+	132, // 172: muster.v1.ControlService.CreateCertificate:input_type -> muster.v1.CreateCertificateRequest
+	98,  // 173: muster.v1.ControlService.ListPlugins:input_type -> muster.v1.ListPluginsRequest
+	101, // 174: muster.v1.ControlService.Watch:input_type -> muster.v1.WatchRequest
+	105, // 175: muster.v1.ControlService.ServiceLogs:input_type -> muster.v1.ServiceLogsRequest
+	107, // 176: muster.v1.ControlService.TaskLogs:input_type -> muster.v1.TaskLogsRequest
+	6,   // 177: muster.v1.ControlService.CreateService:output_type -> muster.v1.CreateServiceResponse
+	8,   // 178: muster.v1.ControlService.GetService:output_type -> muster.v1.GetServiceResponse
+	10,  // 179: muster.v1.ControlService.ListServices:output_type -> muster.v1.ListServicesResponse
+	12,  // 180: muster.v1.ControlService.UpdateService:output_type -> muster.v1.UpdateServiceResponse
+	14,  // 181: muster.v1.ControlService.RemoveService:output_type -> muster.v1.RemoveServiceResponse
+	16,  // 182: muster.v1.ControlService.RollbackService:output_type -> muster.v1.RollbackServiceResponse
+	18,  // 183: muster.v1.ControlService.ScaleService:output_type -> muster.v1.ScaleServiceResponse
+	20,  // 184: muster.v1.ControlService.GetTask:output_type -> muster.v1.GetTaskResponse
+	22,  // 185: muster.v1.ControlService.ListTasks:output_type -> muster.v1.ListTasksResponse
+	24,  // 186: muster.v1.ControlService.RemoveTask:output_type -> muster.v1.RemoveTaskResponse
+	26,  // 187: muster.v1.ControlService.GetNode:output_type -> muster.v1.GetNodeResponse
+	28,  // 188: muster.v1.ControlService.ListNodes:output_type -> muster.v1.ListNodesResponse
+	30,  // 189: muster.v1.ControlService.UpdateNode:output_type -> muster.v1.UpdateNodeResponse
+	32,  // 190: muster.v1.ControlService.RemoveNode:output_type -> muster.v1.RemoveNodeResponse
+	34,  // 191: muster.v1.ControlService.CreateNetwork:output_type -> muster.v1.CreateNetworkResponse
+	36,  // 192: muster.v1.ControlService.GetNetwork:output_type -> muster.v1.GetNetworkResponse
+	38,  // 193: muster.v1.ControlService.ListNetworks:output_type -> muster.v1.ListNetworksResponse
+	40,  // 194: muster.v1.ControlService.RemoveNetwork:output_type -> muster.v1.RemoveNetworkResponse
+	42,  // 195: muster.v1.ControlService.TestNetwork:output_type -> muster.v1.TestNetworkResponse
+	45,  // 196: muster.v1.ControlService.CreateSecret:output_type -> muster.v1.CreateSecretResponse
+	47,  // 197: muster.v1.ControlService.GetSecret:output_type -> muster.v1.GetSecretResponse
+	49,  // 198: muster.v1.ControlService.ListSecrets:output_type -> muster.v1.ListSecretsResponse
+	51,  // 199: muster.v1.ControlService.UpdateSecret:output_type -> muster.v1.UpdateSecretResponse
+	53,  // 200: muster.v1.ControlService.RotateSecret:output_type -> muster.v1.RotateSecretResponse
+	55,  // 201: muster.v1.ControlService.RemoveSecret:output_type -> muster.v1.RemoveSecretResponse
+	57,  // 202: muster.v1.ControlService.CreateConfig:output_type -> muster.v1.CreateConfigResponse
+	59,  // 203: muster.v1.ControlService.GetConfig:output_type -> muster.v1.GetConfigResponse
+	61,  // 204: muster.v1.ControlService.ListConfigs:output_type -> muster.v1.ListConfigsResponse
+	63,  // 205: muster.v1.ControlService.UpdateConfig:output_type -> muster.v1.UpdateConfigResponse
+	65,  // 206: muster.v1.ControlService.RotateConfig:output_type -> muster.v1.RotateConfigResponse
+	67,  // 207: muster.v1.ControlService.RemoveConfig:output_type -> muster.v1.RemoveConfigResponse
+	69,  // 208: muster.v1.ControlService.CreateStack:output_type -> muster.v1.CreateStackResponse
+	71,  // 209: muster.v1.ControlService.GetStack:output_type -> muster.v1.GetStackResponse
+	73,  // 210: muster.v1.ControlService.ListStacks:output_type -> muster.v1.ListStacksResponse
+	75,  // 211: muster.v1.ControlService.ListStackRevisions:output_type -> muster.v1.ListStackRevisionsResponse
+	77,  // 212: muster.v1.ControlService.GetStackRevision:output_type -> muster.v1.GetStackRevisionResponse
+	79,  // 213: muster.v1.ControlService.UpdateStack:output_type -> muster.v1.UpdateStackResponse
+	81,  // 214: muster.v1.ControlService.RemoveStack:output_type -> muster.v1.RemoveStackResponse
+	83,  // 215: muster.v1.ControlService.CreateVolume:output_type -> muster.v1.CreateVolumeResponse
+	85,  // 216: muster.v1.ControlService.GetVolume:output_type -> muster.v1.GetVolumeResponse
+	87,  // 217: muster.v1.ControlService.ListVolumes:output_type -> muster.v1.ListVolumesResponse
+	89,  // 218: muster.v1.ControlService.UpdateVolume:output_type -> muster.v1.UpdateVolumeResponse
+	91,  // 219: muster.v1.ControlService.RemoveVolume:output_type -> muster.v1.RemoveVolumeResponse
+	93,  // 220: muster.v1.ControlService.GetCluster:output_type -> muster.v1.GetClusterResponse
+	95,  // 221: muster.v1.ControlService.GetClusterStatus:output_type -> muster.v1.GetClusterStatusResponse
+	97,  // 222: muster.v1.ControlService.UpdateCluster:output_type -> muster.v1.UpdateClusterResponse
+	111, // 223: muster.v1.ControlService.GetJoinTokens:output_type -> muster.v1.GetJoinTokensResponse
+	113, // 224: muster.v1.ControlService.RotateJoinToken:output_type -> muster.v1.RotateJoinTokenResponse
+	115, // 225: muster.v1.ControlService.GetAuthority:output_type -> muster.v1.GetAuthorityResponse
+	117, // 226: muster.v1.ControlService.RotateAuthority:output_type -> muster.v1.RotateAuthorityResponse
+	119, // 227: muster.v1.ControlService.GetClusterKeys:output_type -> muster.v1.GetClusterKeysResponse
+	122, // 228: muster.v1.ControlService.ResealCluster:output_type -> muster.v1.ResealClusterResponse
+	127, // 229: muster.v1.ControlService.CreateToken:output_type -> muster.v1.CreateTokenResponse
+	129, // 230: muster.v1.ControlService.ListTokens:output_type -> muster.v1.ListTokensResponse
+	131, // 231: muster.v1.ControlService.RemoveToken:output_type -> muster.v1.RemoveTokenResponse
+	133, // 232: muster.v1.ControlService.CreateCertificate:output_type -> muster.v1.CreateCertificateResponse
+	99,  // 233: muster.v1.ControlService.ListPlugins:output_type -> muster.v1.ListPluginsResponse
+	102, // 234: muster.v1.ControlService.Watch:output_type -> muster.v1.WatchResponse
+	106, // 235: muster.v1.ControlService.ServiceLogs:output_type -> muster.v1.ServiceLogsResponse
+	108, // 236: muster.v1.ControlService.TaskLogs:output_type -> muster.v1.TaskLogsResponse
+	177, // [177:237] is the sub-list for method output_type
+	117, // [117:177] is the sub-list for method input_type
+	117, // [117:117] is the sub-list for extension type_name
+	117, // [117:117] is the sub-list for extension extendee
+	0,   // [0:117] is the sub-list for field type_name
 }
 
 func init() { file_muster_v1_control_proto_init() }
@@ -8047,7 +8934,7 @@ func file_muster_v1_control_proto_init() {
 	}
 	file_muster_v1_objects_proto_init()
 	file_muster_v1_specs_proto_init()
-	file_muster_v1_control_proto_msgTypes[84].OneofWrappers = []any{
+	file_muster_v1_control_proto_msgTypes[98].OneofWrappers = []any{
 		(*WatchEvent_Service)(nil),
 		(*WatchEvent_Task)(nil),
 		(*WatchEvent_Node)(nil),
@@ -8055,6 +8942,7 @@ func file_muster_v1_control_proto_init() {
 		(*WatchEvent_Config)(nil),
 		(*WatchEvent_Network)(nil),
 		(*WatchEvent_Secret)(nil),
+		(*WatchEvent_Stack)(nil),
 		(*WatchEvent_OldService)(nil),
 		(*WatchEvent_OldTask)(nil),
 		(*WatchEvent_OldNode)(nil),
@@ -8062,6 +8950,7 @@ func file_muster_v1_control_proto_init() {
 		(*WatchEvent_OldConfig)(nil),
 		(*WatchEvent_OldNetwork)(nil),
 		(*WatchEvent_OldSecret)(nil),
+		(*WatchEvent_OldStack)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -8069,7 +8958,7 @@ func file_muster_v1_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_muster_v1_control_proto_rawDesc), len(file_muster_v1_control_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   116,
+			NumMessages:   130,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -19,59 +19,66 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	ControlService_CreateService_FullMethodName     = "/muster.v1.ControlService/CreateService"
-	ControlService_GetService_FullMethodName        = "/muster.v1.ControlService/GetService"
-	ControlService_ListServices_FullMethodName      = "/muster.v1.ControlService/ListServices"
-	ControlService_UpdateService_FullMethodName     = "/muster.v1.ControlService/UpdateService"
-	ControlService_RemoveService_FullMethodName     = "/muster.v1.ControlService/RemoveService"
-	ControlService_RollbackService_FullMethodName   = "/muster.v1.ControlService/RollbackService"
-	ControlService_ScaleService_FullMethodName      = "/muster.v1.ControlService/ScaleService"
-	ControlService_GetTask_FullMethodName           = "/muster.v1.ControlService/GetTask"
-	ControlService_ListTasks_FullMethodName         = "/muster.v1.ControlService/ListTasks"
-	ControlService_RemoveTask_FullMethodName        = "/muster.v1.ControlService/RemoveTask"
-	ControlService_GetNode_FullMethodName           = "/muster.v1.ControlService/GetNode"
-	ControlService_ListNodes_FullMethodName         = "/muster.v1.ControlService/ListNodes"
-	ControlService_UpdateNode_FullMethodName        = "/muster.v1.ControlService/UpdateNode"
-	ControlService_RemoveNode_FullMethodName        = "/muster.v1.ControlService/RemoveNode"
-	ControlService_CreateNetwork_FullMethodName     = "/muster.v1.ControlService/CreateNetwork"
-	ControlService_GetNetwork_FullMethodName        = "/muster.v1.ControlService/GetNetwork"
-	ControlService_ListNetworks_FullMethodName      = "/muster.v1.ControlService/ListNetworks"
-	ControlService_RemoveNetwork_FullMethodName     = "/muster.v1.ControlService/RemoveNetwork"
-	ControlService_TestNetwork_FullMethodName       = "/muster.v1.ControlService/TestNetwork"
-	ControlService_CreateSecret_FullMethodName      = "/muster.v1.ControlService/CreateSecret"
-	ControlService_GetSecret_FullMethodName         = "/muster.v1.ControlService/GetSecret"
-	ControlService_ListSecrets_FullMethodName       = "/muster.v1.ControlService/ListSecrets"
-	ControlService_UpdateSecret_FullMethodName      = "/muster.v1.ControlService/UpdateSecret"
-	ControlService_RotateSecret_FullMethodName      = "/muster.v1.ControlService/RotateSecret"
-	ControlService_RemoveSecret_FullMethodName      = "/muster.v1.ControlService/RemoveSecret"
-	ControlService_CreateConfig_FullMethodName      = "/muster.v1.ControlService/CreateConfig"
-	ControlService_GetConfig_FullMethodName         = "/muster.v1.ControlService/GetConfig"
-	ControlService_ListConfigs_FullMethodName       = "/muster.v1.ControlService/ListConfigs"
-	ControlService_UpdateConfig_FullMethodName      = "/muster.v1.ControlService/UpdateConfig"
-	ControlService_RotateConfig_FullMethodName      = "/muster.v1.ControlService/RotateConfig"
-	ControlService_RemoveConfig_FullMethodName      = "/muster.v1.ControlService/RemoveConfig"
-	ControlService_CreateVolume_FullMethodName      = "/muster.v1.ControlService/CreateVolume"
-	ControlService_GetVolume_FullMethodName         = "/muster.v1.ControlService/GetVolume"
-	ControlService_ListVolumes_FullMethodName       = "/muster.v1.ControlService/ListVolumes"
-	ControlService_UpdateVolume_FullMethodName      = "/muster.v1.ControlService/UpdateVolume"
-	ControlService_RemoveVolume_FullMethodName      = "/muster.v1.ControlService/RemoveVolume"
-	ControlService_GetCluster_FullMethodName        = "/muster.v1.ControlService/GetCluster"
-	ControlService_GetClusterStatus_FullMethodName  = "/muster.v1.ControlService/GetClusterStatus"
-	ControlService_UpdateCluster_FullMethodName     = "/muster.v1.ControlService/UpdateCluster"
-	ControlService_GetJoinTokens_FullMethodName     = "/muster.v1.ControlService/GetJoinTokens"
-	ControlService_RotateJoinToken_FullMethodName   = "/muster.v1.ControlService/RotateJoinToken"
-	ControlService_GetAuthority_FullMethodName      = "/muster.v1.ControlService/GetAuthority"
-	ControlService_RotateAuthority_FullMethodName   = "/muster.v1.ControlService/RotateAuthority"
-	ControlService_GetClusterKeys_FullMethodName    = "/muster.v1.ControlService/GetClusterKeys"
-	ControlService_ResealCluster_FullMethodName     = "/muster.v1.ControlService/ResealCluster"
-	ControlService_CreateToken_FullMethodName       = "/muster.v1.ControlService/CreateToken"
-	ControlService_ListTokens_FullMethodName        = "/muster.v1.ControlService/ListTokens"
-	ControlService_RemoveToken_FullMethodName       = "/muster.v1.ControlService/RemoveToken"
-	ControlService_CreateCertificate_FullMethodName = "/muster.v1.ControlService/CreateCertificate"
-	ControlService_ListPlugins_FullMethodName       = "/muster.v1.ControlService/ListPlugins"
-	ControlService_Watch_FullMethodName             = "/muster.v1.ControlService/Watch"
-	ControlService_ServiceLogs_FullMethodName       = "/muster.v1.ControlService/ServiceLogs"
-	ControlService_TaskLogs_FullMethodName          = "/muster.v1.ControlService/TaskLogs"
+	ControlService_CreateService_FullMethodName      = "/muster.v1.ControlService/CreateService"
+	ControlService_GetService_FullMethodName         = "/muster.v1.ControlService/GetService"
+	ControlService_ListServices_FullMethodName       = "/muster.v1.ControlService/ListServices"
+	ControlService_UpdateService_FullMethodName      = "/muster.v1.ControlService/UpdateService"
+	ControlService_RemoveService_FullMethodName      = "/muster.v1.ControlService/RemoveService"
+	ControlService_RollbackService_FullMethodName    = "/muster.v1.ControlService/RollbackService"
+	ControlService_ScaleService_FullMethodName       = "/muster.v1.ControlService/ScaleService"
+	ControlService_GetTask_FullMethodName            = "/muster.v1.ControlService/GetTask"
+	ControlService_ListTasks_FullMethodName          = "/muster.v1.ControlService/ListTasks"
+	ControlService_RemoveTask_FullMethodName         = "/muster.v1.ControlService/RemoveTask"
+	ControlService_GetNode_FullMethodName            = "/muster.v1.ControlService/GetNode"
+	ControlService_ListNodes_FullMethodName          = "/muster.v1.ControlService/ListNodes"
+	ControlService_UpdateNode_FullMethodName         = "/muster.v1.ControlService/UpdateNode"
+	ControlService_RemoveNode_FullMethodName         = "/muster.v1.ControlService/RemoveNode"
+	ControlService_CreateNetwork_FullMethodName      = "/muster.v1.ControlService/CreateNetwork"
+	ControlService_GetNetwork_FullMethodName         = "/muster.v1.ControlService/GetNetwork"
+	ControlService_ListNetworks_FullMethodName       = "/muster.v1.ControlService/ListNetworks"
+	ControlService_RemoveNetwork_FullMethodName      = "/muster.v1.ControlService/RemoveNetwork"
+	ControlService_TestNetwork_FullMethodName        = "/muster.v1.ControlService/TestNetwork"
+	ControlService_CreateSecret_FullMethodName       = "/muster.v1.ControlService/CreateSecret"
+	ControlService_GetSecret_FullMethodName          = "/muster.v1.ControlService/GetSecret"
+	ControlService_ListSecrets_FullMethodName        = "/muster.v1.ControlService/ListSecrets"
+	ControlService_UpdateSecret_FullMethodName       = "/muster.v1.ControlService/UpdateSecret"
+	ControlService_RotateSecret_FullMethodName       = "/muster.v1.ControlService/RotateSecret"
+	ControlService_RemoveSecret_FullMethodName       = "/muster.v1.ControlService/RemoveSecret"
+	ControlService_CreateConfig_FullMethodName       = "/muster.v1.ControlService/CreateConfig"
+	ControlService_GetConfig_FullMethodName          = "/muster.v1.ControlService/GetConfig"
+	ControlService_ListConfigs_FullMethodName        = "/muster.v1.ControlService/ListConfigs"
+	ControlService_UpdateConfig_FullMethodName       = "/muster.v1.ControlService/UpdateConfig"
+	ControlService_RotateConfig_FullMethodName       = "/muster.v1.ControlService/RotateConfig"
+	ControlService_RemoveConfig_FullMethodName       = "/muster.v1.ControlService/RemoveConfig"
+	ControlService_CreateStack_FullMethodName        = "/muster.v1.ControlService/CreateStack"
+	ControlService_GetStack_FullMethodName           = "/muster.v1.ControlService/GetStack"
+	ControlService_ListStacks_FullMethodName         = "/muster.v1.ControlService/ListStacks"
+	ControlService_ListStackRevisions_FullMethodName = "/muster.v1.ControlService/ListStackRevisions"
+	ControlService_GetStackRevision_FullMethodName   = "/muster.v1.ControlService/GetStackRevision"
+	ControlService_UpdateStack_FullMethodName        = "/muster.v1.ControlService/UpdateStack"
+	ControlService_RemoveStack_FullMethodName        = "/muster.v1.ControlService/RemoveStack"
+	ControlService_CreateVolume_FullMethodName       = "/muster.v1.ControlService/CreateVolume"
+	ControlService_GetVolume_FullMethodName          = "/muster.v1.ControlService/GetVolume"
+	ControlService_ListVolumes_FullMethodName        = "/muster.v1.ControlService/ListVolumes"
+	ControlService_UpdateVolume_FullMethodName       = "/muster.v1.ControlService/UpdateVolume"
+	ControlService_RemoveVolume_FullMethodName       = "/muster.v1.ControlService/RemoveVolume"
+	ControlService_GetCluster_FullMethodName         = "/muster.v1.ControlService/GetCluster"
+	ControlService_GetClusterStatus_FullMethodName   = "/muster.v1.ControlService/GetClusterStatus"
+	ControlService_UpdateCluster_FullMethodName      = "/muster.v1.ControlService/UpdateCluster"
+	ControlService_GetJoinTokens_FullMethodName      = "/muster.v1.ControlService/GetJoinTokens"
+	ControlService_RotateJoinToken_FullMethodName    = "/muster.v1.ControlService/RotateJoinToken"
+	ControlService_GetAuthority_FullMethodName       = "/muster.v1.ControlService/GetAuthority"
+	ControlService_RotateAuthority_FullMethodName    = "/muster.v1.ControlService/RotateAuthority"
+	ControlService_GetClusterKeys_FullMethodName     = "/muster.v1.ControlService/GetClusterKeys"
+	ControlService_ResealCluster_FullMethodName      = "/muster.v1.ControlService/ResealCluster"
+	ControlService_CreateToken_FullMethodName        = "/muster.v1.ControlService/CreateToken"
+	ControlService_ListTokens_FullMethodName         = "/muster.v1.ControlService/ListTokens"
+	ControlService_RemoveToken_FullMethodName        = "/muster.v1.ControlService/RemoveToken"
+	ControlService_CreateCertificate_FullMethodName  = "/muster.v1.ControlService/CreateCertificate"
+	ControlService_ListPlugins_FullMethodName        = "/muster.v1.ControlService/ListPlugins"
+	ControlService_Watch_FullMethodName              = "/muster.v1.ControlService/Watch"
+	ControlService_ServiceLogs_FullMethodName        = "/muster.v1.ControlService/ServiceLogs"
+	ControlService_TaskLogs_FullMethodName           = "/muster.v1.ControlService/TaskLogs"
 )
 
 // ControlServiceClient is the client API for ControlService service.
@@ -163,6 +170,26 @@ type ControlServiceClient interface {
 	// Removes a config. A config that a service uses is not removed:
 	// FAILED_PRECONDITION names the services.
 	RemoveConfig(ctx context.Context, in *RemoveConfigRequest, opts ...grpc.CallOption) (*RemoveConfigResponse, error)
+	// Stores what a stack should be, as its first revision. It creates none of the stack's
+	// objects: clients do that, as "muster stack deploy" does. The content is sealed with the
+	// cluster's key: FAILED_PRECONDITION says that apid has none.
+	CreateStack(ctx context.Context, in *CreateStackRequest, opts ...grpc.CallOption) (*CreateStackResponse, error)
+	// Returns one stack, without its content.
+	GetStack(ctx context.Context, in *GetStackRequest, opts ...grpc.CallOption) (*GetStackResponse, error)
+	// Returns the stacks that pass all filters, in order of id, without their content.
+	ListStacks(ctx context.Context, in *ListStacksRequest, opts ...grpc.CallOption) (*ListStacksResponse, error)
+	// Returns the revisions of a stack that are kept, newest first, without their content.
+	ListStackRevisions(ctx context.Context, in *ListStackRevisionsRequest, opts ...grpc.CallOption) (*ListStackRevisionsResponse, error)
+	// Returns one revision of a stack with its content. Operators may read it, because a
+	// compose file can hold passwords.
+	GetStackRevision(ctx context.Context, in *GetStackRevisionRequest, opts ...grpc.CallOption) (*GetStackRevisionResponse, error)
+	// Stores another content of a stack as its next revision. A content that equals the
+	// current one makes no revision. FAILED_PRECONDITION says that the stack is being removed.
+	UpdateStack(ctx context.Context, in *UpdateStackRequest, opts ...grpc.CallOption) (*UpdateStackResponse, error)
+	// Removes a stack with its revisions. While objects have the stack's label, it is only
+	// marked: no object of the stack can be created from then on, and the answer says how many
+	// there are. The caller removes them, and calls again.
+	RemoveStack(ctx context.Context, in *RemoveStackRequest, opts ...grpc.CallOption) (*RemoveStackResponse, error)
 	// Creates a volume.
 	CreateVolume(ctx context.Context, in *CreateVolumeRequest, opts ...grpc.CallOption) (*CreateVolumeResponse, error)
 	// Returns one volume.
@@ -540,6 +567,76 @@ func (c *controlServiceClient) RemoveConfig(ctx context.Context, in *RemoveConfi
 	return out, nil
 }
 
+func (c *controlServiceClient) CreateStack(ctx context.Context, in *CreateStackRequest, opts ...grpc.CallOption) (*CreateStackResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CreateStackResponse)
+	err := c.cc.Invoke(ctx, ControlService_CreateStack_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controlServiceClient) GetStack(ctx context.Context, in *GetStackRequest, opts ...grpc.CallOption) (*GetStackResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetStackResponse)
+	err := c.cc.Invoke(ctx, ControlService_GetStack_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controlServiceClient) ListStacks(ctx context.Context, in *ListStacksRequest, opts ...grpc.CallOption) (*ListStacksResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListStacksResponse)
+	err := c.cc.Invoke(ctx, ControlService_ListStacks_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controlServiceClient) ListStackRevisions(ctx context.Context, in *ListStackRevisionsRequest, opts ...grpc.CallOption) (*ListStackRevisionsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListStackRevisionsResponse)
+	err := c.cc.Invoke(ctx, ControlService_ListStackRevisions_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controlServiceClient) GetStackRevision(ctx context.Context, in *GetStackRevisionRequest, opts ...grpc.CallOption) (*GetStackRevisionResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetStackRevisionResponse)
+	err := c.cc.Invoke(ctx, ControlService_GetStackRevision_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controlServiceClient) UpdateStack(ctx context.Context, in *UpdateStackRequest, opts ...grpc.CallOption) (*UpdateStackResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(UpdateStackResponse)
+	err := c.cc.Invoke(ctx, ControlService_UpdateStack_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controlServiceClient) RemoveStack(ctx context.Context, in *RemoveStackRequest, opts ...grpc.CallOption) (*RemoveStackResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RemoveStackResponse)
+	err := c.cc.Invoke(ctx, ControlService_RemoveStack_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *controlServiceClient) CreateVolume(ctx context.Context, in *CreateVolumeRequest, opts ...grpc.CallOption) (*CreateVolumeResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(CreateVolumeResponse)
@@ -876,6 +973,26 @@ type ControlServiceServer interface {
 	// Removes a config. A config that a service uses is not removed:
 	// FAILED_PRECONDITION names the services.
 	RemoveConfig(context.Context, *RemoveConfigRequest) (*RemoveConfigResponse, error)
+	// Stores what a stack should be, as its first revision. It creates none of the stack's
+	// objects: clients do that, as "muster stack deploy" does. The content is sealed with the
+	// cluster's key: FAILED_PRECONDITION says that apid has none.
+	CreateStack(context.Context, *CreateStackRequest) (*CreateStackResponse, error)
+	// Returns one stack, without its content.
+	GetStack(context.Context, *GetStackRequest) (*GetStackResponse, error)
+	// Returns the stacks that pass all filters, in order of id, without their content.
+	ListStacks(context.Context, *ListStacksRequest) (*ListStacksResponse, error)
+	// Returns the revisions of a stack that are kept, newest first, without their content.
+	ListStackRevisions(context.Context, *ListStackRevisionsRequest) (*ListStackRevisionsResponse, error)
+	// Returns one revision of a stack with its content. Operators may read it, because a
+	// compose file can hold passwords.
+	GetStackRevision(context.Context, *GetStackRevisionRequest) (*GetStackRevisionResponse, error)
+	// Stores another content of a stack as its next revision. A content that equals the
+	// current one makes no revision. FAILED_PRECONDITION says that the stack is being removed.
+	UpdateStack(context.Context, *UpdateStackRequest) (*UpdateStackResponse, error)
+	// Removes a stack with its revisions. While objects have the stack's label, it is only
+	// marked: no object of the stack can be created from then on, and the answer says how many
+	// there are. The caller removes them, and calls again.
+	RemoveStack(context.Context, *RemoveStackRequest) (*RemoveStackResponse, error)
 	// Creates a volume.
 	CreateVolume(context.Context, *CreateVolumeRequest) (*CreateVolumeResponse, error)
 	// Returns one volume.
@@ -1035,6 +1152,27 @@ func (UnimplementedControlServiceServer) RotateConfig(context.Context, *RotateCo
 }
 func (UnimplementedControlServiceServer) RemoveConfig(context.Context, *RemoveConfigRequest) (*RemoveConfigResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RemoveConfig not implemented")
+}
+func (UnimplementedControlServiceServer) CreateStack(context.Context, *CreateStackRequest) (*CreateStackResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CreateStack not implemented")
+}
+func (UnimplementedControlServiceServer) GetStack(context.Context, *GetStackRequest) (*GetStackResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetStack not implemented")
+}
+func (UnimplementedControlServiceServer) ListStacks(context.Context, *ListStacksRequest) (*ListStacksResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListStacks not implemented")
+}
+func (UnimplementedControlServiceServer) ListStackRevisions(context.Context, *ListStackRevisionsRequest) (*ListStackRevisionsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListStackRevisions not implemented")
+}
+func (UnimplementedControlServiceServer) GetStackRevision(context.Context, *GetStackRevisionRequest) (*GetStackRevisionResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetStackRevision not implemented")
+}
+func (UnimplementedControlServiceServer) UpdateStack(context.Context, *UpdateStackRequest) (*UpdateStackResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method UpdateStack not implemented")
+}
+func (UnimplementedControlServiceServer) RemoveStack(context.Context, *RemoveStackRequest) (*RemoveStackResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RemoveStack not implemented")
 }
 func (UnimplementedControlServiceServer) CreateVolume(context.Context, *CreateVolumeRequest) (*CreateVolumeResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method CreateVolume not implemented")
@@ -1681,6 +1819,132 @@ func _ControlService_RemoveConfig_Handler(srv interface{}, ctx context.Context, 
 	return interceptor(ctx, in, info, handler)
 }
 
+func _ControlService_CreateStack_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CreateStackRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServiceServer).CreateStack(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ControlService_CreateStack_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServiceServer).CreateStack(ctx, req.(*CreateStackRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ControlService_GetStack_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetStackRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServiceServer).GetStack(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ControlService_GetStack_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServiceServer).GetStack(ctx, req.(*GetStackRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ControlService_ListStacks_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListStacksRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServiceServer).ListStacks(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ControlService_ListStacks_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServiceServer).ListStacks(ctx, req.(*ListStacksRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ControlService_ListStackRevisions_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListStackRevisionsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServiceServer).ListStackRevisions(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ControlService_ListStackRevisions_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServiceServer).ListStackRevisions(ctx, req.(*ListStackRevisionsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ControlService_GetStackRevision_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetStackRevisionRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServiceServer).GetStackRevision(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ControlService_GetStackRevision_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServiceServer).GetStackRevision(ctx, req.(*GetStackRevisionRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ControlService_UpdateStack_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(UpdateStackRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServiceServer).UpdateStack(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ControlService_UpdateStack_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServiceServer).UpdateStack(ctx, req.(*UpdateStackRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ControlService_RemoveStack_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RemoveStackRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServiceServer).RemoveStack(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ControlService_RemoveStack_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServiceServer).RemoveStack(ctx, req.(*RemoveStackRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _ControlService_CreateVolume_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(CreateVolumeRequest)
 	if err := dec(in); err != nil {
@@ -2186,6 +2450,34 @@ var ControlService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "RemoveConfig",
 			Handler:    _ControlService_RemoveConfig_Handler,
+		},
+		{
+			MethodName: "CreateStack",
+			Handler:    _ControlService_CreateStack_Handler,
+		},
+		{
+			MethodName: "GetStack",
+			Handler:    _ControlService_GetStack_Handler,
+		},
+		{
+			MethodName: "ListStacks",
+			Handler:    _ControlService_ListStacks_Handler,
+		},
+		{
+			MethodName: "ListStackRevisions",
+			Handler:    _ControlService_ListStackRevisions_Handler,
+		},
+		{
+			MethodName: "GetStackRevision",
+			Handler:    _ControlService_GetStackRevision_Handler,
+		},
+		{
+			MethodName: "UpdateStack",
+			Handler:    _ControlService_UpdateStack_Handler,
+		},
+		{
+			MethodName: "RemoveStack",
+			Handler:    _ControlService_RemoveStack_Handler,
 		},
 		{
 			MethodName: "CreateVolume",

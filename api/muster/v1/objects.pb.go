@@ -410,7 +410,7 @@ func (x DaemonInstance_Health) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use DaemonInstance_Health.Descriptor instead.
 func (DaemonInstance_Health) EnumDescriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{32, 0}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{34, 0}
 }
 
 // What was tried.
@@ -474,7 +474,7 @@ func (x NetworkCheck_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use NetworkCheck_Kind.Descriptor instead.
 func (NetworkCheck_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{37, 0}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{39, 0}
 }
 
 // How it went.
@@ -537,7 +537,7 @@ func (x NetworkCheck_Result) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use NetworkCheck_Result.Descriptor instead.
 func (NetworkCheck_Result) EnumDescriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{37, 1}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{39, 1}
 }
 
 // Meta is what Muster says of every object.
@@ -2888,6 +2888,177 @@ func (x *Config) GetRotatedAt() *timestamppb.Timestamp {
 	return nil
 }
 
+// Stack is a set of services and what they need, which are deployed together.
+type Stack struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Meta  *Meta                  `protobuf:"bytes,2,opt,name=meta,proto3" json:"meta,omitempty"`
+	// Name and labels. GetStackRevision returns the whole content.
+	Spec *StackSpec `protobuf:"bytes,3,opt,name=spec,proto3" json:"spec,omitempty"`
+	// The current revision.
+	Revision *StackRevision `protobuf:"bytes,4,opt,name=revision,proto3" json:"revision,omitempty"`
+	// Since when the stack is being removed. Absent: it is not.
+	RemovingSince *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=removing_since,json=removingSince,proto3" json:"removing_since,omitempty"`
+	// Who removes it, if the cluster has identities.
+	RemovingBy    string `protobuf:"bytes,6,opt,name=removing_by,json=removingBy,proto3" json:"removing_by,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Stack) Reset() {
+	*x = Stack{}
+	mi := &file_muster_v1_objects_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Stack) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Stack) ProtoMessage() {}
+
+func (x *Stack) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_objects_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Stack.ProtoReflect.Descriptor instead.
+func (*Stack) Descriptor() ([]byte, []int) {
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *Stack) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Stack) GetMeta() *Meta {
+	if x != nil {
+		return x.Meta
+	}
+	return nil
+}
+
+func (x *Stack) GetSpec() *StackSpec {
+	if x != nil {
+		return x.Spec
+	}
+	return nil
+}
+
+func (x *Stack) GetRevision() *StackRevision {
+	if x != nil {
+		return x.Revision
+	}
+	return nil
+}
+
+func (x *Stack) GetRemovingSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.RemovingSince
+	}
+	return nil
+}
+
+func (x *Stack) GetRemovingBy() string {
+	if x != nil {
+		return x.RemovingBy
+	}
+	return ""
+}
+
+// StackRevision is a content that a stack has or had.
+type StackRevision struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Counted from 1.
+	Number    uint64                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	CreatedAt *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
+	// Revisions of one stack with the same content have the same digest. It reveals nothing
+	// of the content.
+	Digest string `protobuf:"bytes,3,opt,name=digest,proto3" json:"digest,omitempty"`
+	// Who deployed it, if the cluster has identities.
+	By string `protobuf:"bytes,4,opt,name=by,proto3" json:"by,omitempty"`
+	// Why, as who deployed it said.
+	Message       string `protobuf:"bytes,5,opt,name=message,proto3" json:"message,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StackRevision) Reset() {
+	*x = StackRevision{}
+	mi := &file_muster_v1_objects_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StackRevision) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StackRevision) ProtoMessage() {}
+
+func (x *StackRevision) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_objects_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StackRevision.ProtoReflect.Descriptor instead.
+func (*StackRevision) Descriptor() ([]byte, []int) {
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *StackRevision) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *StackRevision) GetCreatedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreatedAt
+	}
+	return nil
+}
+
+func (x *StackRevision) GetDigest() string {
+	if x != nil {
+		return x.Digest
+	}
+	return ""
+}
+
+func (x *StackRevision) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *StackRevision) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
 // Volume is storage of the cluster that follows its task.
 type Volume struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2900,7 +3071,7 @@ type Volume struct {
 
 func (x *Volume) Reset() {
 	*x = Volume{}
-	mi := &file_muster_v1_objects_proto_msgTypes[27]
+	mi := &file_muster_v1_objects_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2912,7 +3083,7 @@ func (x *Volume) String() string {
 func (*Volume) ProtoMessage() {}
 
 func (x *Volume) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[27]
+	mi := &file_muster_v1_objects_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2925,7 +3096,7 @@ func (x *Volume) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Volume.ProtoReflect.Descriptor instead.
 func (*Volume) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{27}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Volume) GetId() string {
@@ -2963,7 +3134,7 @@ type Cluster struct {
 
 func (x *Cluster) Reset() {
 	*x = Cluster{}
-	mi := &file_muster_v1_objects_proto_msgTypes[28]
+	mi := &file_muster_v1_objects_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2975,7 +3146,7 @@ func (x *Cluster) String() string {
 func (*Cluster) ProtoMessage() {}
 
 func (x *Cluster) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[28]
+	mi := &file_muster_v1_objects_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2988,7 +3159,7 @@ func (x *Cluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cluster.ProtoReflect.Descriptor instead.
 func (*Cluster) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{28}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Cluster) GetId() string {
@@ -3036,7 +3207,7 @@ type ClusterStatus struct {
 
 func (x *ClusterStatus) Reset() {
 	*x = ClusterStatus{}
-	mi := &file_muster_v1_objects_proto_msgTypes[29]
+	mi := &file_muster_v1_objects_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3048,7 +3219,7 @@ func (x *ClusterStatus) String() string {
 func (*ClusterStatus) ProtoMessage() {}
 
 func (x *ClusterStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[29]
+	mi := &file_muster_v1_objects_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3061,7 +3232,7 @@ func (x *ClusterStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterStatus.ProtoReflect.Descriptor instead.
 func (*ClusterStatus) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{29}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ClusterStatus) GetVersion() string {
@@ -3129,7 +3300,7 @@ type DaemonStatus struct {
 
 func (x *DaemonStatus) Reset() {
 	*x = DaemonStatus{}
-	mi := &file_muster_v1_objects_proto_msgTypes[30]
+	mi := &file_muster_v1_objects_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3141,7 +3312,7 @@ func (x *DaemonStatus) String() string {
 func (*DaemonStatus) ProtoMessage() {}
 
 func (x *DaemonStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[30]
+	mi := &file_muster_v1_objects_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3154,7 +3325,7 @@ func (x *DaemonStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DaemonStatus.ProtoReflect.Descriptor instead.
 func (*DaemonStatus) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{30}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *DaemonStatus) GetDaemon() string {
@@ -3218,7 +3389,7 @@ type StoreStatus struct {
 
 func (x *StoreStatus) Reset() {
 	*x = StoreStatus{}
-	mi := &file_muster_v1_objects_proto_msgTypes[31]
+	mi := &file_muster_v1_objects_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3230,7 +3401,7 @@ func (x *StoreStatus) String() string {
 func (*StoreStatus) ProtoMessage() {}
 
 func (x *StoreStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[31]
+	mi := &file_muster_v1_objects_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3243,7 +3414,7 @@ func (x *StoreStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoreStatus.ProtoReflect.Descriptor instead.
 func (*StoreStatus) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{31}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *StoreStatus) GetKind() string {
@@ -3318,7 +3489,7 @@ type DaemonInstance struct {
 
 func (x *DaemonInstance) Reset() {
 	*x = DaemonInstance{}
-	mi := &file_muster_v1_objects_proto_msgTypes[32]
+	mi := &file_muster_v1_objects_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3330,7 +3501,7 @@ func (x *DaemonInstance) String() string {
 func (*DaemonInstance) ProtoMessage() {}
 
 func (x *DaemonInstance) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[32]
+	mi := &file_muster_v1_objects_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3343,7 +3514,7 @@ func (x *DaemonInstance) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DaemonInstance.ProtoReflect.Descriptor instead.
 func (*DaemonInstance) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{32}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *DaemonInstance) GetDaemon() string {
@@ -3422,7 +3593,7 @@ type ShardHolding struct {
 
 func (x *ShardHolding) Reset() {
 	*x = ShardHolding{}
-	mi := &file_muster_v1_objects_proto_msgTypes[33]
+	mi := &file_muster_v1_objects_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3434,7 +3605,7 @@ func (x *ShardHolding) String() string {
 func (*ShardHolding) ProtoMessage() {}
 
 func (x *ShardHolding) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[33]
+	mi := &file_muster_v1_objects_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3447,7 +3618,7 @@ func (x *ShardHolding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardHolding.ProtoReflect.Descriptor instead.
 func (*ShardHolding) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{33}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ShardHolding) GetSubsystem() string {
@@ -3490,7 +3661,7 @@ type ViewLag struct {
 
 func (x *ViewLag) Reset() {
 	*x = ViewLag{}
-	mi := &file_muster_v1_objects_proto_msgTypes[34]
+	mi := &file_muster_v1_objects_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3502,7 +3673,7 @@ func (x *ViewLag) String() string {
 func (*ViewLag) ProtoMessage() {}
 
 func (x *ViewLag) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[34]
+	mi := &file_muster_v1_objects_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3515,7 +3686,7 @@ func (x *ViewLag) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ViewLag.ProtoReflect.Descriptor instead.
 func (*ViewLag) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{34}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ViewLag) GetLoaded() bool {
@@ -3558,7 +3729,7 @@ type SubsystemStatus struct {
 
 func (x *SubsystemStatus) Reset() {
 	*x = SubsystemStatus{}
-	mi := &file_muster_v1_objects_proto_msgTypes[35]
+	mi := &file_muster_v1_objects_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3570,7 +3741,7 @@ func (x *SubsystemStatus) String() string {
 func (*SubsystemStatus) ProtoMessage() {}
 
 func (x *SubsystemStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[35]
+	mi := &file_muster_v1_objects_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3583,7 +3754,7 @@ func (x *SubsystemStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubsystemStatus.ProtoReflect.Descriptor instead.
 func (*SubsystemStatus) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{35}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *SubsystemStatus) GetSubsystem() string {
@@ -3637,7 +3808,7 @@ type NodeSummary struct {
 
 func (x *NodeSummary) Reset() {
 	*x = NodeSummary{}
-	mi := &file_muster_v1_objects_proto_msgTypes[36]
+	mi := &file_muster_v1_objects_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3649,7 +3820,7 @@ func (x *NodeSummary) String() string {
 func (*NodeSummary) ProtoMessage() {}
 
 func (x *NodeSummary) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[36]
+	mi := &file_muster_v1_objects_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3662,7 +3833,7 @@ func (x *NodeSummary) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeSummary.ProtoReflect.Descriptor instead.
 func (*NodeSummary) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{36}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *NodeSummary) GetTotal() uint64 {
@@ -3720,7 +3891,7 @@ type NetworkCheck struct {
 
 func (x *NetworkCheck) Reset() {
 	*x = NetworkCheck{}
-	mi := &file_muster_v1_objects_proto_msgTypes[37]
+	mi := &file_muster_v1_objects_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3732,7 +3903,7 @@ func (x *NetworkCheck) String() string {
 func (*NetworkCheck) ProtoMessage() {}
 
 func (x *NetworkCheck) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[37]
+	mi := &file_muster_v1_objects_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3745,7 +3916,7 @@ func (x *NetworkCheck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkCheck.ProtoReflect.Descriptor instead.
 func (*NetworkCheck) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{37}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *NetworkCheck) GetKind() NetworkCheck_Kind {
@@ -4026,7 +4197,22 @@ const file_muster_v1_objects_proto_rawDesc = "" +
 	"\x04size\x18\x04 \x01(\x04R\x04size\x12\x16\n" +
 	"\x06digest\x18\x05 \x01(\tR\x06digest\x129\n" +
 	"\n" +
-	"rotated_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\trotatedAt\"h\n" +
+	"rotated_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\trotatedAt\"\x80\x02\n" +
+	"\x05Stack\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12#\n" +
+	"\x04meta\x18\x02 \x01(\v2\x0f.muster.v1.MetaR\x04meta\x12(\n" +
+	"\x04spec\x18\x03 \x01(\v2\x14.muster.v1.StackSpecR\x04spec\x124\n" +
+	"\brevision\x18\x04 \x01(\v2\x18.muster.v1.StackRevisionR\brevision\x12A\n" +
+	"\x0eremoving_since\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\rremovingSince\x12\x1f\n" +
+	"\vremoving_by\x18\x06 \x01(\tR\n" +
+	"removingBy\"\xa4\x01\n" +
+	"\rStackRevision\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\x04R\x06number\x129\n" +
+	"\n" +
+	"created_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x12\x16\n" +
+	"\x06digest\x18\x03 \x01(\tR\x06digest\x12\x0e\n" +
+	"\x02by\x18\x04 \x01(\tR\x02by\x12\x18\n" +
+	"\amessage\x18\x05 \x01(\tR\amessage\"h\n" +
 	"\x06Volume\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12#\n" +
 	"\x04meta\x18\x02 \x01(\v2\x0f.muster.v1.MetaR\x04meta\x12)\n" +
@@ -4153,7 +4339,7 @@ func file_muster_v1_objects_proto_rawDescGZIP() []byte {
 }
 
 var file_muster_v1_objects_proto_enumTypes = make([]protoimpl.EnumInfo, 8)
-var file_muster_v1_objects_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
+var file_muster_v1_objects_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
 var file_muster_v1_objects_proto_goTypes = []any{
 	(TaskState)(0),                   // 0: muster.v1.TaskState
 	(UpdateStatus_State)(0),          // 1: muster.v1.UpdateStatus.State
@@ -4190,131 +4376,139 @@ var file_muster_v1_objects_proto_goTypes = []any{
 	(*NetworkBlock)(nil),             // 32: muster.v1.NetworkBlock
 	(*Secret)(nil),                   // 33: muster.v1.Secret
 	(*Config)(nil),                   // 34: muster.v1.Config
-	(*Volume)(nil),                   // 35: muster.v1.Volume
-	(*Cluster)(nil),                  // 36: muster.v1.Cluster
-	(*ClusterStatus)(nil),            // 37: muster.v1.ClusterStatus
-	(*DaemonStatus)(nil),             // 38: muster.v1.DaemonStatus
-	(*StoreStatus)(nil),              // 39: muster.v1.StoreStatus
-	(*DaemonInstance)(nil),           // 40: muster.v1.DaemonInstance
-	(*ShardHolding)(nil),             // 41: muster.v1.ShardHolding
-	(*ViewLag)(nil),                  // 42: muster.v1.ViewLag
-	(*SubsystemStatus)(nil),          // 43: muster.v1.SubsystemStatus
-	(*NodeSummary)(nil),              // 44: muster.v1.NodeSummary
-	(*NetworkCheck)(nil),             // 45: muster.v1.NetworkCheck
-	nil,                              // 46: muster.v1.NodeDescription.LabelsEntry
-	(*timestamppb.Timestamp)(nil),    // 47: google.protobuf.Timestamp
-	(*ServiceSpec)(nil),              // 48: muster.v1.ServiceSpec
-	(*EndpointSpec)(nil),             // 49: muster.v1.EndpointSpec
-	(*PortConfig)(nil),               // 50: muster.v1.PortConfig
-	(*TaskSpec)(nil),                 // 51: muster.v1.TaskSpec
-	(*GenericResource)(nil),          // 52: muster.v1.GenericResource
-	(*durationpb.Duration)(nil),      // 53: google.protobuf.Duration
-	(GroupContainer_Role)(0),         // 54: muster.v1.GroupContainer.Role
-	(*NodeSpec)(nil),                 // 55: muster.v1.NodeSpec
-	(*Resources)(nil),                // 56: muster.v1.Resources
-	(*Platform)(nil),                 // 57: muster.v1.Platform
-	(*NetworkSpec)(nil),              // 58: muster.v1.NetworkSpec
-	(*IPAMOptions)(nil),              // 59: muster.v1.IPAMOptions
-	(*SecretSpec)(nil),               // 60: muster.v1.SecretSpec
-	(*ConfigSpec)(nil),               // 61: muster.v1.ConfigSpec
-	(*VolumeSpec)(nil),               // 62: muster.v1.VolumeSpec
-	(*ClusterSpec)(nil),              // 63: muster.v1.ClusterSpec
+	(*Stack)(nil),                    // 35: muster.v1.Stack
+	(*StackRevision)(nil),            // 36: muster.v1.StackRevision
+	(*Volume)(nil),                   // 37: muster.v1.Volume
+	(*Cluster)(nil),                  // 38: muster.v1.Cluster
+	(*ClusterStatus)(nil),            // 39: muster.v1.ClusterStatus
+	(*DaemonStatus)(nil),             // 40: muster.v1.DaemonStatus
+	(*StoreStatus)(nil),              // 41: muster.v1.StoreStatus
+	(*DaemonInstance)(nil),           // 42: muster.v1.DaemonInstance
+	(*ShardHolding)(nil),             // 43: muster.v1.ShardHolding
+	(*ViewLag)(nil),                  // 44: muster.v1.ViewLag
+	(*SubsystemStatus)(nil),          // 45: muster.v1.SubsystemStatus
+	(*NodeSummary)(nil),              // 46: muster.v1.NodeSummary
+	(*NetworkCheck)(nil),             // 47: muster.v1.NetworkCheck
+	nil,                              // 48: muster.v1.NodeDescription.LabelsEntry
+	(*timestamppb.Timestamp)(nil),    // 49: google.protobuf.Timestamp
+	(*ServiceSpec)(nil),              // 50: muster.v1.ServiceSpec
+	(*EndpointSpec)(nil),             // 51: muster.v1.EndpointSpec
+	(*PortConfig)(nil),               // 52: muster.v1.PortConfig
+	(*TaskSpec)(nil),                 // 53: muster.v1.TaskSpec
+	(*GenericResource)(nil),          // 54: muster.v1.GenericResource
+	(*durationpb.Duration)(nil),      // 55: google.protobuf.Duration
+	(GroupContainer_Role)(0),         // 56: muster.v1.GroupContainer.Role
+	(*NodeSpec)(nil),                 // 57: muster.v1.NodeSpec
+	(*Resources)(nil),                // 58: muster.v1.Resources
+	(*Platform)(nil),                 // 59: muster.v1.Platform
+	(*NetworkSpec)(nil),              // 60: muster.v1.NetworkSpec
+	(*IPAMOptions)(nil),              // 61: muster.v1.IPAMOptions
+	(*SecretSpec)(nil),               // 62: muster.v1.SecretSpec
+	(*ConfigSpec)(nil),               // 63: muster.v1.ConfigSpec
+	(*StackSpec)(nil),                // 64: muster.v1.StackSpec
+	(*VolumeSpec)(nil),               // 65: muster.v1.VolumeSpec
+	(*ClusterSpec)(nil),              // 66: muster.v1.ClusterSpec
 }
 var file_muster_v1_objects_proto_depIdxs = []int32{
-	47, // 0: muster.v1.Meta.created_at:type_name -> google.protobuf.Timestamp
-	47, // 1: muster.v1.Meta.updated_at:type_name -> google.protobuf.Timestamp
+	49, // 0: muster.v1.Meta.created_at:type_name -> google.protobuf.Timestamp
+	49, // 1: muster.v1.Meta.updated_at:type_name -> google.protobuf.Timestamp
 	8,  // 2: muster.v1.Service.meta:type_name -> muster.v1.Meta
-	48, // 3: muster.v1.Service.spec:type_name -> muster.v1.ServiceSpec
-	48, // 4: muster.v1.Service.previous_spec:type_name -> muster.v1.ServiceSpec
+	50, // 3: muster.v1.Service.spec:type_name -> muster.v1.ServiceSpec
+	50, // 4: muster.v1.Service.previous_spec:type_name -> muster.v1.ServiceSpec
 	13, // 5: muster.v1.Service.endpoint:type_name -> muster.v1.Endpoint
 	12, // 6: muster.v1.Service.update_status:type_name -> muster.v1.UpdateStatus
 	10, // 7: muster.v1.Service.status:type_name -> muster.v1.ServiceStatus
 	11, // 8: muster.v1.Service.job_status:type_name -> muster.v1.JobStatus
-	48, // 9: muster.v1.Service.effective_spec:type_name -> muster.v1.ServiceSpec
-	47, // 10: muster.v1.JobStatus.last_execution:type_name -> google.protobuf.Timestamp
+	50, // 9: muster.v1.Service.effective_spec:type_name -> muster.v1.ServiceSpec
+	49, // 10: muster.v1.JobStatus.last_execution:type_name -> google.protobuf.Timestamp
 	1,  // 11: muster.v1.UpdateStatus.state:type_name -> muster.v1.UpdateStatus.State
-	47, // 12: muster.v1.UpdateStatus.started_at:type_name -> google.protobuf.Timestamp
-	47, // 13: muster.v1.UpdateStatus.completed_at:type_name -> google.protobuf.Timestamp
-	49, // 14: muster.v1.Endpoint.spec:type_name -> muster.v1.EndpointSpec
-	50, // 15: muster.v1.Endpoint.ports:type_name -> muster.v1.PortConfig
+	49, // 12: muster.v1.UpdateStatus.started_at:type_name -> google.protobuf.Timestamp
+	49, // 13: muster.v1.UpdateStatus.completed_at:type_name -> google.protobuf.Timestamp
+	51, // 14: muster.v1.Endpoint.spec:type_name -> muster.v1.EndpointSpec
+	52, // 15: muster.v1.Endpoint.ports:type_name -> muster.v1.PortConfig
 	14, // 16: muster.v1.Endpoint.virtual_ips:type_name -> muster.v1.VirtualIP
 	8,  // 17: muster.v1.Task.meta:type_name -> muster.v1.Meta
-	51, // 18: muster.v1.Task.spec:type_name -> muster.v1.TaskSpec
+	53, // 18: muster.v1.Task.spec:type_name -> muster.v1.TaskSpec
 	0,  // 19: muster.v1.Task.desired_state:type_name -> muster.v1.TaskState
 	18, // 20: muster.v1.Task.status:type_name -> muster.v1.TaskStatus
 	22, // 21: muster.v1.Task.networks:type_name -> muster.v1.NetworkAttachment
 	13, // 22: muster.v1.Task.endpoint:type_name -> muster.v1.Endpoint
-	52, // 23: muster.v1.Task.assigned_generic_resources:type_name -> muster.v1.GenericResource
+	54, // 23: muster.v1.Task.assigned_generic_resources:type_name -> muster.v1.GenericResource
 	17, // 24: muster.v1.Task.timeline:type_name -> muster.v1.TaskTime
 	16, // 25: muster.v1.Task.stages:type_name -> muster.v1.TaskStage
-	47, // 26: muster.v1.TaskStage.at:type_name -> google.protobuf.Timestamp
-	53, // 27: muster.v1.TaskStage.took:type_name -> google.protobuf.Duration
-	53, // 28: muster.v1.TaskStage.clock_behind:type_name -> google.protobuf.Duration
+	49, // 26: muster.v1.TaskStage.at:type_name -> google.protobuf.Timestamp
+	55, // 27: muster.v1.TaskStage.took:type_name -> google.protobuf.Duration
+	55, // 28: muster.v1.TaskStage.clock_behind:type_name -> google.protobuf.Duration
 	0,  // 29: muster.v1.TaskTime.state:type_name -> muster.v1.TaskState
-	47, // 30: muster.v1.TaskTime.at:type_name -> google.protobuf.Timestamp
+	49, // 30: muster.v1.TaskTime.at:type_name -> google.protobuf.Timestamp
 	0,  // 31: muster.v1.TaskStatus.state:type_name -> muster.v1.TaskState
-	47, // 32: muster.v1.TaskStatus.timestamp:type_name -> google.protobuf.Timestamp
+	49, // 32: muster.v1.TaskStatus.timestamp:type_name -> google.protobuf.Timestamp
 	20, // 33: muster.v1.TaskStatus.runtime:type_name -> muster.v1.RuntimeStatus
-	50, // 34: muster.v1.TaskStatus.ports:type_name -> muster.v1.PortConfig
+	52, // 34: muster.v1.TaskStatus.ports:type_name -> muster.v1.PortConfig
 	22, // 35: muster.v1.TaskStatus.networks:type_name -> muster.v1.NetworkAttachment
 	19, // 36: muster.v1.TaskStatus.containers:type_name -> muster.v1.ContainerStatus
-	54, // 37: muster.v1.ContainerStatus.role:type_name -> muster.v1.GroupContainer.Role
+	56, // 37: muster.v1.ContainerStatus.role:type_name -> muster.v1.GroupContainer.Role
 	0,  // 38: muster.v1.ContainerStatus.state:type_name -> muster.v1.TaskState
-	47, // 39: muster.v1.ContainerStatus.timestamp:type_name -> google.protobuf.Timestamp
+	49, // 39: muster.v1.ContainerStatus.timestamp:type_name -> google.protobuf.Timestamp
 	20, // 40: muster.v1.ContainerStatus.runtime:type_name -> muster.v1.RuntimeStatus
 	20, // 41: muster.v1.ContainerStatus.previous:type_name -> muster.v1.RuntimeStatus
 	21, // 42: muster.v1.RuntimeStatus.health:type_name -> muster.v1.Health
 	2,  // 43: muster.v1.Health.state:type_name -> muster.v1.Health.State
 	8,  // 44: muster.v1.Node.meta:type_name -> muster.v1.Meta
-	55, // 45: muster.v1.Node.spec:type_name -> muster.v1.NodeSpec
+	57, // 45: muster.v1.Node.spec:type_name -> muster.v1.NodeSpec
 	24, // 46: muster.v1.Node.description:type_name -> muster.v1.NodeDescription
 	29, // 47: muster.v1.Node.status:type_name -> muster.v1.NodeStatus
-	56, // 48: muster.v1.Node.reserved:type_name -> muster.v1.Resources
-	57, // 49: muster.v1.NodeDescription.platform:type_name -> muster.v1.Platform
-	56, // 50: muster.v1.NodeDescription.resources:type_name -> muster.v1.Resources
-	46, // 51: muster.v1.NodeDescription.labels:type_name -> muster.v1.NodeDescription.LabelsEntry
+	58, // 48: muster.v1.Node.reserved:type_name -> muster.v1.Resources
+	59, // 49: muster.v1.NodeDescription.platform:type_name -> muster.v1.Platform
+	58, // 50: muster.v1.NodeDescription.resources:type_name -> muster.v1.Resources
+	48, // 51: muster.v1.NodeDescription.labels:type_name -> muster.v1.NodeDescription.LabelsEntry
 	28, // 52: muster.v1.NodeDescription.executors:type_name -> muster.v1.ExecutorDescription
 	27, // 53: muster.v1.NodeDescription.machine:type_name -> muster.v1.Machine
 	25, // 54: muster.v1.NodeDescription.network_drivers:type_name -> muster.v1.NetworkDriverDescription
 	26, // 55: muster.v1.NodeDescription.data_path:type_name -> muster.v1.DataPath
 	3,  // 56: muster.v1.NetworkDriverDescription.health:type_name -> muster.v1.ExecutorDescription.Health
-	56, // 57: muster.v1.Machine.shared:type_name -> muster.v1.Resources
+	58, // 57: muster.v1.Machine.shared:type_name -> muster.v1.Resources
 	3,  // 58: muster.v1.ExecutorDescription.health:type_name -> muster.v1.ExecutorDescription.Health
 	4,  // 59: muster.v1.NodeStatus.state:type_name -> muster.v1.NodeStatus.State
-	47, // 60: muster.v1.NodeStatus.since:type_name -> google.protobuf.Timestamp
+	49, // 60: muster.v1.NodeStatus.since:type_name -> google.protobuf.Timestamp
 	8,  // 61: muster.v1.Network.meta:type_name -> muster.v1.Meta
-	58, // 62: muster.v1.Network.spec:type_name -> muster.v1.NetworkSpec
-	59, // 63: muster.v1.Network.ipam:type_name -> muster.v1.IPAMOptions
+	60, // 62: muster.v1.Network.spec:type_name -> muster.v1.NetworkSpec
+	61, // 63: muster.v1.Network.ipam:type_name -> muster.v1.IPAMOptions
 	31, // 64: muster.v1.Network.status:type_name -> muster.v1.NetworkStatus
 	32, // 65: muster.v1.NetworkStatus.blocks:type_name -> muster.v1.NetworkBlock
 	8,  // 66: muster.v1.Secret.meta:type_name -> muster.v1.Meta
-	60, // 67: muster.v1.Secret.spec:type_name -> muster.v1.SecretSpec
-	47, // 68: muster.v1.Secret.rotated_at:type_name -> google.protobuf.Timestamp
+	62, // 67: muster.v1.Secret.spec:type_name -> muster.v1.SecretSpec
+	49, // 68: muster.v1.Secret.rotated_at:type_name -> google.protobuf.Timestamp
 	8,  // 69: muster.v1.Config.meta:type_name -> muster.v1.Meta
-	61, // 70: muster.v1.Config.spec:type_name -> muster.v1.ConfigSpec
-	47, // 71: muster.v1.Config.rotated_at:type_name -> google.protobuf.Timestamp
-	8,  // 72: muster.v1.Volume.meta:type_name -> muster.v1.Meta
-	62, // 73: muster.v1.Volume.spec:type_name -> muster.v1.VolumeSpec
-	8,  // 74: muster.v1.Cluster.meta:type_name -> muster.v1.Meta
-	63, // 75: muster.v1.Cluster.spec:type_name -> muster.v1.ClusterSpec
-	37, // 76: muster.v1.Cluster.status:type_name -> muster.v1.ClusterStatus
-	38, // 77: muster.v1.ClusterStatus.daemons:type_name -> muster.v1.DaemonStatus
-	53, // 78: muster.v1.StoreStatus.latency:type_name -> google.protobuf.Duration
-	53, // 79: muster.v1.StoreStatus.stale_for:type_name -> google.protobuf.Duration
-	47, // 80: muster.v1.DaemonInstance.started_at:type_name -> google.protobuf.Timestamp
-	5,  // 81: muster.v1.DaemonInstance.health:type_name -> muster.v1.DaemonInstance.Health
-	41, // 82: muster.v1.DaemonInstance.shards:type_name -> muster.v1.ShardHolding
-	42, // 83: muster.v1.DaemonInstance.view:type_name -> muster.v1.ViewLag
-	47, // 84: muster.v1.ShardHolding.since:type_name -> google.protobuf.Timestamp
-	53, // 85: muster.v1.ViewLag.time:type_name -> google.protobuf.Duration
-	6,  // 86: muster.v1.NetworkCheck.kind:type_name -> muster.v1.NetworkCheck.Kind
-	7,  // 87: muster.v1.NetworkCheck.result:type_name -> muster.v1.NetworkCheck.Result
-	53, // 88: muster.v1.NetworkCheck.took:type_name -> google.protobuf.Duration
-	89, // [89:89] is the sub-list for method output_type
-	89, // [89:89] is the sub-list for method input_type
-	89, // [89:89] is the sub-list for extension type_name
-	89, // [89:89] is the sub-list for extension extendee
-	0,  // [0:89] is the sub-list for field type_name
+	63, // 70: muster.v1.Config.spec:type_name -> muster.v1.ConfigSpec
+	49, // 71: muster.v1.Config.rotated_at:type_name -> google.protobuf.Timestamp
+	8,  // 72: muster.v1.Stack.meta:type_name -> muster.v1.Meta
+	64, // 73: muster.v1.Stack.spec:type_name -> muster.v1.StackSpec
+	36, // 74: muster.v1.Stack.revision:type_name -> muster.v1.StackRevision
+	49, // 75: muster.v1.Stack.removing_since:type_name -> google.protobuf.Timestamp
+	49, // 76: muster.v1.StackRevision.created_at:type_name -> google.protobuf.Timestamp
+	8,  // 77: muster.v1.Volume.meta:type_name -> muster.v1.Meta
+	65, // 78: muster.v1.Volume.spec:type_name -> muster.v1.VolumeSpec
+	8,  // 79: muster.v1.Cluster.meta:type_name -> muster.v1.Meta
+	66, // 80: muster.v1.Cluster.spec:type_name -> muster.v1.ClusterSpec
+	39, // 81: muster.v1.Cluster.status:type_name -> muster.v1.ClusterStatus
+	40, // 82: muster.v1.ClusterStatus.daemons:type_name -> muster.v1.DaemonStatus
+	55, // 83: muster.v1.StoreStatus.latency:type_name -> google.protobuf.Duration
+	55, // 84: muster.v1.StoreStatus.stale_for:type_name -> google.protobuf.Duration
+	49, // 85: muster.v1.DaemonInstance.started_at:type_name -> google.protobuf.Timestamp
+	5,  // 86: muster.v1.DaemonInstance.health:type_name -> muster.v1.DaemonInstance.Health
+	43, // 87: muster.v1.DaemonInstance.shards:type_name -> muster.v1.ShardHolding
+	44, // 88: muster.v1.DaemonInstance.view:type_name -> muster.v1.ViewLag
+	49, // 89: muster.v1.ShardHolding.since:type_name -> google.protobuf.Timestamp
+	55, // 90: muster.v1.ViewLag.time:type_name -> google.protobuf.Duration
+	6,  // 91: muster.v1.NetworkCheck.kind:type_name -> muster.v1.NetworkCheck.Kind
+	7,  // 92: muster.v1.NetworkCheck.result:type_name -> muster.v1.NetworkCheck.Result
+	55, // 93: muster.v1.NetworkCheck.took:type_name -> google.protobuf.Duration
+	94, // [94:94] is the sub-list for method output_type
+	94, // [94:94] is the sub-list for method input_type
+	94, // [94:94] is the sub-list for extension type_name
+	94, // [94:94] is the sub-list for extension extendee
+	0,  // [0:94] is the sub-list for field type_name
 }
 
 func init() { file_muster_v1_objects_proto_init() }
@@ -4323,14 +4517,14 @@ func file_muster_v1_objects_proto_init() {
 		return
 	}
 	file_muster_v1_specs_proto_init()
-	file_muster_v1_objects_proto_msgTypes[34].OneofWrappers = []any{}
+	file_muster_v1_objects_proto_msgTypes[36].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_muster_v1_objects_proto_rawDesc), len(file_muster_v1_objects_proto_rawDesc)),
 			NumEnums:      8,
-			NumMessages:   39,
+			NumMessages:   41,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

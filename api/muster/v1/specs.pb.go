@@ -4994,8 +4994,11 @@ type StackSpec struct {
 	Configs  []*ConfigSpec  `protobuf:"bytes,5,rep,name=configs,proto3" json:"configs,omitempty"`
 	// The data is write-only, and not kept with the stack.
 	Secrets []*SecretSpec `protobuf:"bytes,6,rep,name=secrets,proto3" json:"secrets,omitempty"`
+	// 32 bytes that make the digests of the stack's revisions and secrets useless to those who
+	// cannot read the stack. Empty in a request: that of the current revision, or a new one.
+	DigestKey []byte `protobuf:"bytes,8,opt,name=digest_key,json=digestKey,proto3" json:"digest_key,omitempty"`
 	// What the stack was made from, for people: a compose file with everything filled in
-	// but secrets.
+	// but the data of secrets.
 	Source        string `protobuf:"bytes,7,opt,name=source,proto3" json:"source,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -5069,6 +5072,13 @@ func (x *StackSpec) GetConfigs() []*ConfigSpec {
 func (x *StackSpec) GetSecrets() []*SecretSpec {
 	if x != nil {
 		return x.Secrets
+	}
+	return nil
+}
+
+func (x *StackSpec) GetDigestKey() []byte {
+	if x != nil {
+		return x.DigestKey
 	}
 	return nil
 }
@@ -6413,14 +6423,16 @@ const file_muster_v1_specs_proto_rawDesc = "" +
 	"templating\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xf6\x02\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x95\x03\n" +
 	"\tStackSpec\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x128\n" +
 	"\x06labels\x18\x02 \x03(\v2 .muster.v1.StackSpec.LabelsEntryR\x06labels\x122\n" +
 	"\bservices\x18\x03 \x03(\v2\x16.muster.v1.ServiceSpecR\bservices\x122\n" +
 	"\bnetworks\x18\x04 \x03(\v2\x16.muster.v1.NetworkSpecR\bnetworks\x12/\n" +
 	"\aconfigs\x18\x05 \x03(\v2\x15.muster.v1.ConfigSpecR\aconfigs\x12/\n" +
-	"\asecrets\x18\x06 \x03(\v2\x15.muster.v1.SecretSpecR\asecrets\x12\x16\n" +
+	"\asecrets\x18\x06 \x03(\v2\x15.muster.v1.SecretSpecR\asecrets\x12\x1d\n" +
+	"\n" +
+	"digest_key\x18\b \x01(\fR\tdigestKey\x12\x16\n" +
 	"\x06source\x18\a \x01(\tR\x06source\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +

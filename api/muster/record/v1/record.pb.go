@@ -447,6 +447,207 @@ func (x *Secret) GetRotatedAt() int64 {
 	return 0
 }
 
+// Stack is a record of table "stacks", written by apid under the stack's id.
+type Stack struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Name   string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Labels map[string]string      `protobuf:"bytes,2,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Newest first, at least one.
+	Revisions []*StackRevision `protobuf:"bytes,3,rep,name=revisions,proto3" json:"revisions,omitempty"`
+	CreatedAt int64            `protobuf:"varint,4,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
+	UpdatedAt int64            `protobuf:"varint,5,opt,name=updated_at,json=updatedAt,proto3" json:"updated_at,omitempty"`
+	// Since when the stack is being removed. 0: it is not.
+	RemovingAt    int64  `protobuf:"varint,6,opt,name=removing_at,json=removingAt,proto3" json:"removing_at,omitempty"`
+	RemovingBy    string `protobuf:"bytes,7,opt,name=removing_by,json=removingBy,proto3" json:"removing_by,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Stack) Reset() {
+	*x = Stack{}
+	mi := &file_muster_record_v1_record_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Stack) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Stack) ProtoMessage() {}
+
+func (x *Stack) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_record_v1_record_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Stack.ProtoReflect.Descriptor instead.
+func (*Stack) Descriptor() ([]byte, []int) {
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Stack) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Stack) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
+func (x *Stack) GetRevisions() []*StackRevision {
+	if x != nil {
+		return x.Revisions
+	}
+	return nil
+}
+
+func (x *Stack) GetCreatedAt() int64 {
+	if x != nil {
+		return x.CreatedAt
+	}
+	return 0
+}
+
+func (x *Stack) GetUpdatedAt() int64 {
+	if x != nil {
+		return x.UpdatedAt
+	}
+	return 0
+}
+
+func (x *Stack) GetRemovingAt() int64 {
+	if x != nil {
+		return x.RemovingAt
+	}
+	return 0
+}
+
+func (x *Stack) GetRemovingBy() string {
+	if x != nil {
+		return x.RemovingBy
+	}
+	return ""
+}
+
+// StackRevision is a content of a stack.
+type StackRevision struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Number    uint64                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	CreatedAt int64                  `protobuf:"varint,2,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
+	// The HMAC-SHA-256 of the content under its digest_key.
+	ContentDigest []byte `protobuf:"bytes,3,opt,name=content_digest,json=contentDigest,proto3" json:"content_digest,omitempty"`
+	By            string `protobuf:"bytes,4,opt,name=by,proto3" json:"by,omitempty"`
+	Message       string `protobuf:"bytes,5,opt,name=message,proto3" json:"message,omitempty"`
+	// What the content is sealed with. Another key of the cluster changes it, and nothing else.
+	Envelope *Envelope `protobuf:"bytes,6,opt,name=envelope,proto3" json:"envelope,omitempty"`
+	// The SHA-256 of the sealed content, a muster.v1.StackSpec, which lies in table
+	// "sealedblobs".
+	Digest []byte `protobuf:"bytes,7,opt,name=digest,proto3" json:"digest,omitempty"`
+	// The length of the sealed content.
+	Size          uint64 `protobuf:"varint,8,opt,name=size,proto3" json:"size,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StackRevision) Reset() {
+	*x = StackRevision{}
+	mi := &file_muster_record_v1_record_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StackRevision) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StackRevision) ProtoMessage() {}
+
+func (x *StackRevision) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_record_v1_record_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StackRevision.ProtoReflect.Descriptor instead.
+func (*StackRevision) Descriptor() ([]byte, []int) {
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *StackRevision) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *StackRevision) GetCreatedAt() int64 {
+	if x != nil {
+		return x.CreatedAt
+	}
+	return 0
+}
+
+func (x *StackRevision) GetContentDigest() []byte {
+	if x != nil {
+		return x.ContentDigest
+	}
+	return nil
+}
+
+func (x *StackRevision) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *StackRevision) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *StackRevision) GetEnvelope() *Envelope {
+	if x != nil {
+		return x.Envelope
+	}
+	return nil
+}
+
+func (x *StackRevision) GetDigest() []byte {
+	if x != nil {
+		return x.Digest
+	}
+	return nil
+}
+
+func (x *StackRevision) GetSize() uint64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
 // Envelope holds the key that data of one record is sealed with, sealed with a key of the
 // cluster.
 type Envelope struct {
@@ -460,7 +661,7 @@ type Envelope struct {
 
 func (x *Envelope) Reset() {
 	*x = Envelope{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[4]
+	mi := &file_muster_record_v1_record_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -472,7 +673,7 @@ func (x *Envelope) String() string {
 func (*Envelope) ProtoMessage() {}
 
 func (x *Envelope) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[4]
+	mi := &file_muster_record_v1_record_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -485,7 +686,7 @@ func (x *Envelope) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Envelope.ProtoReflect.Descriptor instead.
 func (*Envelope) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{4}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Envelope) GetKeyName() string {
@@ -514,7 +715,7 @@ type Sealing struct {
 
 func (x *Sealing) Reset() {
 	*x = Sealing{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[5]
+	mi := &file_muster_record_v1_record_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -526,7 +727,7 @@ func (x *Sealing) String() string {
 func (*Sealing) ProtoMessage() {}
 
 func (x *Sealing) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[5]
+	mi := &file_muster_record_v1_record_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -539,7 +740,7 @@ func (x *Sealing) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Sealing.ProtoReflect.Descriptor instead.
 func (*Sealing) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{5}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Sealing) GetKeyName() string {
@@ -557,7 +758,7 @@ func (x *Sealing) GetUpdatedAt() int64 {
 }
 
 // Blob is a record of table "blobs", which holds data of configs, or "sealedblobs", which
-// holds sealed data of secrets. Both are written by apid: data that is too long for one
+// holds sealed data of secrets and sealed contents of stacks. Both are written by apid: data that is too long for one
 // record, stored once under the SHA-256 of its content in hexadecimal. Under "<digest>"
 // it says that the data is there or is being written. Under "<digest>/<n>" it is the
 // n-th chunk, counted with four digits from 0.
@@ -575,7 +776,7 @@ type Blob struct {
 
 func (x *Blob) Reset() {
 	*x = Blob{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[6]
+	mi := &file_muster_record_v1_record_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -587,7 +788,7 @@ func (x *Blob) String() string {
 func (*Blob) ProtoMessage() {}
 
 func (x *Blob) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[6]
+	mi := &file_muster_record_v1_record_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -600,7 +801,7 @@ func (x *Blob) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Blob.ProtoReflect.Descriptor instead.
 func (*Blob) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{6}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Blob) GetSize() uint64 {
@@ -642,7 +843,7 @@ type Name struct {
 
 func (x *Name) Reset() {
 	*x = Name{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[7]
+	mi := &file_muster_record_v1_record_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -654,7 +855,7 @@ func (x *Name) String() string {
 func (*Name) ProtoMessage() {}
 
 func (x *Name) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[7]
+	mi := &file_muster_record_v1_record_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -667,7 +868,7 @@ func (x *Name) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Name.ProtoReflect.Descriptor instead.
 func (*Name) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{7}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Name) GetId() string {
@@ -725,7 +926,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[8]
+	mi := &file_muster_record_v1_record_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -737,7 +938,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[8]
+	mi := &file_muster_record_v1_record_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -750,7 +951,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{8}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Node) GetSpec() *v1.NodeSpec {
@@ -834,7 +1035,7 @@ type Authority struct {
 
 func (x *Authority) Reset() {
 	*x = Authority{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[9]
+	mi := &file_muster_record_v1_record_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -846,7 +1047,7 @@ func (x *Authority) String() string {
 func (*Authority) ProtoMessage() {}
 
 func (x *Authority) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[9]
+	mi := &file_muster_record_v1_record_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -859,7 +1060,7 @@ func (x *Authority) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Authority.ProtoReflect.Descriptor instead.
 func (*Authority) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{9}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Authority) GetDomain() string {
@@ -924,7 +1125,7 @@ type RootRotation struct {
 
 func (x *RootRotation) Reset() {
 	*x = RootRotation{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[10]
+	mi := &file_muster_record_v1_record_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -936,7 +1137,7 @@ func (x *RootRotation) String() string {
 func (*RootRotation) ProtoMessage() {}
 
 func (x *RootRotation) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[10]
+	mi := &file_muster_record_v1_record_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -949,7 +1150,7 @@ func (x *RootRotation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RootRotation.ProtoReflect.Descriptor instead.
 func (*RootRotation) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{10}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *RootRotation) GetStartedAt() int64 {
@@ -987,7 +1188,7 @@ type AuthoritySecrets struct {
 
 func (x *AuthoritySecrets) Reset() {
 	*x = AuthoritySecrets{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[11]
+	mi := &file_muster_record_v1_record_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -999,7 +1200,7 @@ func (x *AuthoritySecrets) String() string {
 func (*AuthoritySecrets) ProtoMessage() {}
 
 func (x *AuthoritySecrets) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[11]
+	mi := &file_muster_record_v1_record_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1012,7 +1213,7 @@ func (x *AuthoritySecrets) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuthoritySecrets.ProtoReflect.Descriptor instead.
 func (*AuthoritySecrets) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{11}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *AuthoritySecrets) GetKey() []byte {
@@ -1055,7 +1256,7 @@ type Token struct {
 
 func (x *Token) Reset() {
 	*x = Token{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[12]
+	mi := &file_muster_record_v1_record_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1067,7 +1268,7 @@ func (x *Token) String() string {
 func (*Token) ProtoMessage() {}
 
 func (x *Token) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[12]
+	mi := &file_muster_record_v1_record_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1080,7 +1281,7 @@ func (x *Token) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Token.ProtoReflect.Descriptor instead.
 func (*Token) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{12}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Token) GetName() string {
@@ -1137,7 +1338,7 @@ type Cluster struct {
 
 func (x *Cluster) Reset() {
 	*x = Cluster{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[13]
+	mi := &file_muster_record_v1_record_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1149,7 +1350,7 @@ func (x *Cluster) String() string {
 func (*Cluster) ProtoMessage() {}
 
 func (x *Cluster) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[13]
+	mi := &file_muster_record_v1_record_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1162,7 +1363,7 @@ func (x *Cluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cluster.ProtoReflect.Descriptor instead.
 func (*Cluster) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{13}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Cluster) GetSpec() *v1.ClusterSpec {
@@ -1237,7 +1438,7 @@ type Task struct {
 
 func (x *Task) Reset() {
 	*x = Task{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[14]
+	mi := &file_muster_record_v1_record_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1249,7 +1450,7 @@ func (x *Task) String() string {
 func (*Task) ProtoMessage() {}
 
 func (x *Task) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[14]
+	mi := &file_muster_record_v1_record_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1262,7 +1463,7 @@ func (x *Task) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Task.ProtoReflect.Descriptor instead.
 func (*Task) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{14}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Task) GetSlot() uint64 {
@@ -1409,7 +1610,7 @@ type Turn struct {
 
 func (x *Turn) Reset() {
 	*x = Turn{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[15]
+	mi := &file_muster_record_v1_record_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1421,7 +1622,7 @@ func (x *Turn) String() string {
 func (*Turn) ProtoMessage() {}
 
 func (x *Turn) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[15]
+	mi := &file_muster_record_v1_record_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1434,7 +1635,7 @@ func (x *Turn) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Turn.ProtoReflect.Descriptor instead.
 func (*Turn) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{15}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Turn) GetRollout() uint64 {
@@ -1484,7 +1685,7 @@ type Rollout struct {
 
 func (x *Rollout) Reset() {
 	*x = Rollout{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[16]
+	mi := &file_muster_record_v1_record_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1496,7 +1697,7 @@ func (x *Rollout) String() string {
 func (*Rollout) ProtoMessage() {}
 
 func (x *Rollout) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[16]
+	mi := &file_muster_record_v1_record_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1509,7 +1710,7 @@ func (x *Rollout) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rollout.ProtoReflect.Descriptor instead.
 func (*Rollout) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{16}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Rollout) GetState() v1.UpdateStatus_State {
@@ -1595,7 +1796,7 @@ type Network struct {
 
 func (x *Network) Reset() {
 	*x = Network{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[17]
+	mi := &file_muster_record_v1_record_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1607,7 +1808,7 @@ func (x *Network) String() string {
 func (*Network) ProtoMessage() {}
 
 func (x *Network) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[17]
+	mi := &file_muster_record_v1_record_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1620,7 +1821,7 @@ func (x *Network) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Network.ProtoReflect.Descriptor instead.
 func (*Network) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{17}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Network) GetSpec() *v1.NetworkSpec {
@@ -1675,7 +1876,7 @@ type NetworkState struct {
 
 func (x *NetworkState) Reset() {
 	*x = NetworkState{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[18]
+	mi := &file_muster_record_v1_record_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1687,7 +1888,7 @@ func (x *NetworkState) String() string {
 func (*NetworkState) ProtoMessage() {}
 
 func (x *NetworkState) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[18]
+	mi := &file_muster_record_v1_record_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1700,7 +1901,7 @@ func (x *NetworkState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkState.ProtoReflect.Descriptor instead.
 func (*NetworkState) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{18}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *NetworkState) GetSubnets() []string {
@@ -1781,7 +1982,7 @@ type Block struct {
 
 func (x *Block) Reset() {
 	*x = Block{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[19]
+	mi := &file_muster_record_v1_record_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1793,7 +1994,7 @@ func (x *Block) String() string {
 func (*Block) ProtoMessage() {}
 
 func (x *Block) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[19]
+	mi := &file_muster_record_v1_record_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1806,7 +2007,7 @@ func (x *Block) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Block.ProtoReflect.Descriptor instead.
 func (*Block) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{19}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Block) GetNodeId() string {
@@ -1846,7 +2047,7 @@ type AllocatorFence struct {
 
 func (x *AllocatorFence) Reset() {
 	*x = AllocatorFence{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[20]
+	mi := &file_muster_record_v1_record_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1858,7 +2059,7 @@ func (x *AllocatorFence) String() string {
 func (*AllocatorFence) ProtoMessage() {}
 
 func (x *AllocatorFence) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[20]
+	mi := &file_muster_record_v1_record_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1871,7 +2072,7 @@ func (x *AllocatorFence) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AllocatorFence.ProtoReflect.Descriptor instead.
 func (*AllocatorFence) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{20}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *AllocatorFence) GetHolder() string {
@@ -1903,7 +2104,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[21]
+	mi := &file_muster_record_v1_record_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1915,7 +2116,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[21]
+	mi := &file_muster_record_v1_record_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1928,7 +2129,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{21}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Endpoint) GetEndpoint() *v1.Endpoint {
@@ -1978,7 +2179,7 @@ type Assignment struct {
 
 func (x *Assignment) Reset() {
 	*x = Assignment{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[22]
+	mi := &file_muster_record_v1_record_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1990,7 +2191,7 @@ func (x *Assignment) String() string {
 func (*Assignment) ProtoMessage() {}
 
 func (x *Assignment) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[22]
+	mi := &file_muster_record_v1_record_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2003,7 +2204,7 @@ func (x *Assignment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Assignment.ProtoReflect.Descriptor instead.
 func (*Assignment) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{22}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Assignment) GetAssignedAt() int64 {
@@ -2078,7 +2279,7 @@ type Placement struct {
 
 func (x *Placement) Reset() {
 	*x = Placement{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[23]
+	mi := &file_muster_record_v1_record_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2090,7 +2291,7 @@ func (x *Placement) String() string {
 func (*Placement) ProtoMessage() {}
 
 func (x *Placement) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[23]
+	mi := &file_muster_record_v1_record_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2103,7 +2304,7 @@ func (x *Placement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Placement.ProtoReflect.Descriptor instead.
 func (*Placement) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{23}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Placement) GetPending() uint64 {
@@ -2150,7 +2351,7 @@ type SchedulerFence struct {
 
 func (x *SchedulerFence) Reset() {
 	*x = SchedulerFence{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[24]
+	mi := &file_muster_record_v1_record_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2162,7 +2363,7 @@ func (x *SchedulerFence) String() string {
 func (*SchedulerFence) ProtoMessage() {}
 
 func (x *SchedulerFence) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[24]
+	mi := &file_muster_record_v1_record_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2175,7 +2376,7 @@ func (x *SchedulerFence) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SchedulerFence.ProtoReflect.Descriptor instead.
 func (*SchedulerFence) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{24}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *SchedulerFence) GetHolder() string {
@@ -2204,7 +2405,7 @@ type FilterCount struct {
 
 func (x *FilterCount) Reset() {
 	*x = FilterCount{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[25]
+	mi := &file_muster_record_v1_record_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2216,7 +2417,7 @@ func (x *FilterCount) String() string {
 func (*FilterCount) ProtoMessage() {}
 
 func (x *FilterCount) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[25]
+	mi := &file_muster_record_v1_record_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2229,7 +2430,7 @@ func (x *FilterCount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FilterCount.ProtoReflect.Descriptor instead.
 func (*FilterCount) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{25}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *FilterCount) GetFilter() string {
@@ -2271,7 +2472,7 @@ type NodeState struct {
 
 func (x *NodeState) Reset() {
 	*x = NodeState{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[26]
+	mi := &file_muster_record_v1_record_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2283,7 +2484,7 @@ func (x *NodeState) String() string {
 func (*NodeState) ProtoMessage() {}
 
 func (x *NodeState) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[26]
+	mi := &file_muster_record_v1_record_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2296,7 +2497,7 @@ func (x *NodeState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeState.ProtoReflect.Descriptor instead.
 func (*NodeState) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{26}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *NodeState) GetDescription() *v1.NodeDescription {
@@ -2380,7 +2581,7 @@ type Status struct {
 
 func (x *Status) Reset() {
 	*x = Status{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[27]
+	mi := &file_muster_record_v1_record_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2392,7 +2593,7 @@ func (x *Status) String() string {
 func (*Status) ProtoMessage() {}
 
 func (x *Status) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[27]
+	mi := &file_muster_record_v1_record_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2405,7 +2606,7 @@ func (x *Status) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Status.ProtoReflect.Descriptor instead.
 func (*Status) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{27}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Status) GetState() v1.TaskState {
@@ -2550,7 +2751,32 @@ const file_muster_record_v1_record_proto_rawDesc = "" +
 	"\n" +
 	"updated_at\x18\x06 \x01(\x03R\tupdatedAt\x12\x1d\n" +
 	"\n" +
-	"rotated_at\x18\a \x01(\x03R\trotatedAt\"@\n" +
+	"rotated_at\x18\a \x01(\x03R\trotatedAt\"\xd2\x02\n" +
+	"\x05Stack\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12;\n" +
+	"\x06labels\x18\x02 \x03(\v2#.muster.record.v1.Stack.LabelsEntryR\x06labels\x12=\n" +
+	"\trevisions\x18\x03 \x03(\v2\x1f.muster.record.v1.StackRevisionR\trevisions\x12\x1d\n" +
+	"\n" +
+	"created_at\x18\x04 \x01(\x03R\tcreatedAt\x12\x1d\n" +
+	"\n" +
+	"updated_at\x18\x05 \x01(\x03R\tupdatedAt\x12\x1f\n" +
+	"\vremoving_at\x18\x06 \x01(\x03R\n" +
+	"removingAt\x12\x1f\n" +
+	"\vremoving_by\x18\a \x01(\tR\n" +
+	"removingBy\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xfb\x01\n" +
+	"\rStackRevision\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x1d\n" +
+	"\n" +
+	"created_at\x18\x02 \x01(\x03R\tcreatedAt\x12%\n" +
+	"\x0econtent_digest\x18\x03 \x01(\fR\rcontentDigest\x12\x0e\n" +
+	"\x02by\x18\x04 \x01(\tR\x02by\x12\x18\n" +
+	"\amessage\x18\x05 \x01(\tR\amessage\x126\n" +
+	"\benvelope\x18\x06 \x01(\v2\x1a.muster.record.v1.EnvelopeR\benvelope\x12\x16\n" +
+	"\x06digest\x18\a \x01(\fR\x06digest\x12\x12\n" +
+	"\x04size\x18\b \x01(\x04R\x04size\"@\n" +
 	"\bEnvelope\x12\x19\n" +
 	"\bkey_name\x18\x01 \x01(\tR\akeyName\x12\x19\n" +
 	"\bdata_key\x18\x02 \x01(\fR\adataKey\"C\n" +
@@ -2756,91 +2982,97 @@ func file_muster_record_v1_record_proto_rawDescGZIP() []byte {
 	return file_muster_record_v1_record_proto_rawDescData
 }
 
-var file_muster_record_v1_record_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
+var file_muster_record_v1_record_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
 var file_muster_record_v1_record_proto_goTypes = []any{
 	(*Service)(nil),              // 0: muster.record.v1.Service
 	(*Spec)(nil),                 // 1: muster.record.v1.Spec
 	(*Config)(nil),               // 2: muster.record.v1.Config
 	(*Secret)(nil),               // 3: muster.record.v1.Secret
-	(*Envelope)(nil),             // 4: muster.record.v1.Envelope
-	(*Sealing)(nil),              // 5: muster.record.v1.Sealing
-	(*Blob)(nil),                 // 6: muster.record.v1.Blob
-	(*Name)(nil),                 // 7: muster.record.v1.Name
-	(*Node)(nil),                 // 8: muster.record.v1.Node
-	(*Authority)(nil),            // 9: muster.record.v1.Authority
-	(*RootRotation)(nil),         // 10: muster.record.v1.RootRotation
-	(*AuthoritySecrets)(nil),     // 11: muster.record.v1.AuthoritySecrets
-	(*Token)(nil),                // 12: muster.record.v1.Token
-	(*Cluster)(nil),              // 13: muster.record.v1.Cluster
-	(*Task)(nil),                 // 14: muster.record.v1.Task
-	(*Turn)(nil),                 // 15: muster.record.v1.Turn
-	(*Rollout)(nil),              // 16: muster.record.v1.Rollout
-	(*Network)(nil),              // 17: muster.record.v1.Network
-	(*NetworkState)(nil),         // 18: muster.record.v1.NetworkState
-	(*Block)(nil),                // 19: muster.record.v1.Block
-	(*AllocatorFence)(nil),       // 20: muster.record.v1.AllocatorFence
-	(*Endpoint)(nil),             // 21: muster.record.v1.Endpoint
-	(*Assignment)(nil),           // 22: muster.record.v1.Assignment
-	(*Placement)(nil),            // 23: muster.record.v1.Placement
-	(*SchedulerFence)(nil),       // 24: muster.record.v1.SchedulerFence
-	(*FilterCount)(nil),          // 25: muster.record.v1.FilterCount
-	(*NodeState)(nil),            // 26: muster.record.v1.NodeState
-	(*Status)(nil),               // 27: muster.record.v1.Status
-	nil,                          // 28: muster.record.v1.Endpoint.NetworkErrorsEntry
-	(*v1.ServiceSpec)(nil),       // 29: muster.v1.ServiceSpec
-	(*v1.EndpointSpec)(nil),      // 30: muster.v1.EndpointSpec
-	(*v1.TaskSpec)(nil),          // 31: muster.v1.TaskSpec
-	(*v1.ConfigSpec)(nil),        // 32: muster.v1.ConfigSpec
-	(*v1.SecretSpec)(nil),        // 33: muster.v1.SecretSpec
-	(*v1.NodeSpec)(nil),          // 34: muster.v1.NodeSpec
-	(v11.Role)(0),                // 35: muster.auth.v1.Role
-	(*v1.ClusterSpec)(nil),       // 36: muster.v1.ClusterSpec
-	(v1.TaskState)(0),            // 37: muster.v1.TaskState
-	(v1.UpdateStatus_State)(0),   // 38: muster.v1.UpdateStatus.State
-	(*v1.NetworkSpec)(nil),       // 39: muster.v1.NetworkSpec
-	(*v1.Endpoint)(nil),          // 40: muster.v1.Endpoint
-	(*v1.GenericResource)(nil),   // 41: muster.v1.GenericResource
-	(*v1.PortConfig)(nil),        // 42: muster.v1.PortConfig
-	(*v1.NodeDescription)(nil),   // 43: muster.v1.NodeDescription
-	(v1.NodeStatus_State)(0),     // 44: muster.v1.NodeStatus.State
-	(*v1.RuntimeStatus)(nil),     // 45: muster.v1.RuntimeStatus
-	(*v1.NetworkAttachment)(nil), // 46: muster.v1.NetworkAttachment
-	(*v1.ContainerStatus)(nil),   // 47: muster.v1.ContainerStatus
+	(*Stack)(nil),                // 4: muster.record.v1.Stack
+	(*StackRevision)(nil),        // 5: muster.record.v1.StackRevision
+	(*Envelope)(nil),             // 6: muster.record.v1.Envelope
+	(*Sealing)(nil),              // 7: muster.record.v1.Sealing
+	(*Blob)(nil),                 // 8: muster.record.v1.Blob
+	(*Name)(nil),                 // 9: muster.record.v1.Name
+	(*Node)(nil),                 // 10: muster.record.v1.Node
+	(*Authority)(nil),            // 11: muster.record.v1.Authority
+	(*RootRotation)(nil),         // 12: muster.record.v1.RootRotation
+	(*AuthoritySecrets)(nil),     // 13: muster.record.v1.AuthoritySecrets
+	(*Token)(nil),                // 14: muster.record.v1.Token
+	(*Cluster)(nil),              // 15: muster.record.v1.Cluster
+	(*Task)(nil),                 // 16: muster.record.v1.Task
+	(*Turn)(nil),                 // 17: muster.record.v1.Turn
+	(*Rollout)(nil),              // 18: muster.record.v1.Rollout
+	(*Network)(nil),              // 19: muster.record.v1.Network
+	(*NetworkState)(nil),         // 20: muster.record.v1.NetworkState
+	(*Block)(nil),                // 21: muster.record.v1.Block
+	(*AllocatorFence)(nil),       // 22: muster.record.v1.AllocatorFence
+	(*Endpoint)(nil),             // 23: muster.record.v1.Endpoint
+	(*Assignment)(nil),           // 24: muster.record.v1.Assignment
+	(*Placement)(nil),            // 25: muster.record.v1.Placement
+	(*SchedulerFence)(nil),       // 26: muster.record.v1.SchedulerFence
+	(*FilterCount)(nil),          // 27: muster.record.v1.FilterCount
+	(*NodeState)(nil),            // 28: muster.record.v1.NodeState
+	(*Status)(nil),               // 29: muster.record.v1.Status
+	nil,                          // 30: muster.record.v1.Stack.LabelsEntry
+	nil,                          // 31: muster.record.v1.Endpoint.NetworkErrorsEntry
+	(*v1.ServiceSpec)(nil),       // 32: muster.v1.ServiceSpec
+	(*v1.EndpointSpec)(nil),      // 33: muster.v1.EndpointSpec
+	(*v1.TaskSpec)(nil),          // 34: muster.v1.TaskSpec
+	(*v1.ConfigSpec)(nil),        // 35: muster.v1.ConfigSpec
+	(*v1.SecretSpec)(nil),        // 36: muster.v1.SecretSpec
+	(*v1.NodeSpec)(nil),          // 37: muster.v1.NodeSpec
+	(v11.Role)(0),                // 38: muster.auth.v1.Role
+	(*v1.ClusterSpec)(nil),       // 39: muster.v1.ClusterSpec
+	(v1.TaskState)(0),            // 40: muster.v1.TaskState
+	(v1.UpdateStatus_State)(0),   // 41: muster.v1.UpdateStatus.State
+	(*v1.NetworkSpec)(nil),       // 42: muster.v1.NetworkSpec
+	(*v1.Endpoint)(nil),          // 43: muster.v1.Endpoint
+	(*v1.GenericResource)(nil),   // 44: muster.v1.GenericResource
+	(*v1.PortConfig)(nil),        // 45: muster.v1.PortConfig
+	(*v1.NodeDescription)(nil),   // 46: muster.v1.NodeDescription
+	(v1.NodeStatus_State)(0),     // 47: muster.v1.NodeStatus.State
+	(*v1.RuntimeStatus)(nil),     // 48: muster.v1.RuntimeStatus
+	(*v1.NetworkAttachment)(nil), // 49: muster.v1.NetworkAttachment
+	(*v1.ContainerStatus)(nil),   // 50: muster.v1.ContainerStatus
 }
 var file_muster_record_v1_record_proto_depIdxs = []int32{
-	29, // 0: muster.record.v1.Service.spec:type_name -> muster.v1.ServiceSpec
-	29, // 1: muster.record.v1.Service.previous_spec:type_name -> muster.v1.ServiceSpec
-	30, // 2: muster.record.v1.Service.former_endpoint:type_name -> muster.v1.EndpointSpec
-	31, // 3: muster.record.v1.Spec.task:type_name -> muster.v1.TaskSpec
-	32, // 4: muster.record.v1.Config.spec:type_name -> muster.v1.ConfigSpec
-	33, // 5: muster.record.v1.Secret.spec:type_name -> muster.v1.SecretSpec
-	4,  // 6: muster.record.v1.Secret.envelope:type_name -> muster.record.v1.Envelope
-	34, // 7: muster.record.v1.Node.spec:type_name -> muster.v1.NodeSpec
-	10, // 8: muster.record.v1.Authority.rotation:type_name -> muster.record.v1.RootRotation
-	35, // 9: muster.record.v1.Token.role:type_name -> muster.auth.v1.Role
-	36, // 10: muster.record.v1.Cluster.spec:type_name -> muster.v1.ClusterSpec
-	37, // 11: muster.record.v1.Task.desired_state:type_name -> muster.v1.TaskState
-	15, // 12: muster.record.v1.Task.turn:type_name -> muster.record.v1.Turn
-	38, // 13: muster.record.v1.Rollout.state:type_name -> muster.v1.UpdateStatus.State
-	39, // 14: muster.record.v1.Network.spec:type_name -> muster.v1.NetworkSpec
-	40, // 15: muster.record.v1.Endpoint.endpoint:type_name -> muster.v1.Endpoint
-	28, // 16: muster.record.v1.Endpoint.network_errors:type_name -> muster.record.v1.Endpoint.NetworkErrorsEntry
-	41, // 17: muster.record.v1.Assignment.generic:type_name -> muster.v1.GenericResource
-	42, // 18: muster.record.v1.Assignment.ports:type_name -> muster.v1.PortConfig
-	25, // 19: muster.record.v1.Placement.filters:type_name -> muster.record.v1.FilterCount
-	43, // 20: muster.record.v1.NodeState.description:type_name -> muster.v1.NodeDescription
-	44, // 21: muster.record.v1.NodeState.state:type_name -> muster.v1.NodeStatus.State
-	37, // 22: muster.record.v1.Status.state:type_name -> muster.v1.TaskState
-	45, // 23: muster.record.v1.Status.runtime:type_name -> muster.v1.RuntimeStatus
-	42, // 24: muster.record.v1.Status.ports:type_name -> muster.v1.PortConfig
-	37, // 25: muster.record.v1.Status.reached:type_name -> muster.v1.TaskState
-	46, // 26: muster.record.v1.Status.networks:type_name -> muster.v1.NetworkAttachment
-	47, // 27: muster.record.v1.Status.containers:type_name -> muster.v1.ContainerStatus
-	28, // [28:28] is the sub-list for method output_type
-	28, // [28:28] is the sub-list for method input_type
-	28, // [28:28] is the sub-list for extension type_name
-	28, // [28:28] is the sub-list for extension extendee
-	0,  // [0:28] is the sub-list for field type_name
+	32, // 0: muster.record.v1.Service.spec:type_name -> muster.v1.ServiceSpec
+	32, // 1: muster.record.v1.Service.previous_spec:type_name -> muster.v1.ServiceSpec
+	33, // 2: muster.record.v1.Service.former_endpoint:type_name -> muster.v1.EndpointSpec
+	34, // 3: muster.record.v1.Spec.task:type_name -> muster.v1.TaskSpec
+	35, // 4: muster.record.v1.Config.spec:type_name -> muster.v1.ConfigSpec
+	36, // 5: muster.record.v1.Secret.spec:type_name -> muster.v1.SecretSpec
+	6,  // 6: muster.record.v1.Secret.envelope:type_name -> muster.record.v1.Envelope
+	30, // 7: muster.record.v1.Stack.labels:type_name -> muster.record.v1.Stack.LabelsEntry
+	5,  // 8: muster.record.v1.Stack.revisions:type_name -> muster.record.v1.StackRevision
+	6,  // 9: muster.record.v1.StackRevision.envelope:type_name -> muster.record.v1.Envelope
+	37, // 10: muster.record.v1.Node.spec:type_name -> muster.v1.NodeSpec
+	12, // 11: muster.record.v1.Authority.rotation:type_name -> muster.record.v1.RootRotation
+	38, // 12: muster.record.v1.Token.role:type_name -> muster.auth.v1.Role
+	39, // 13: muster.record.v1.Cluster.spec:type_name -> muster.v1.ClusterSpec
+	40, // 14: muster.record.v1.Task.desired_state:type_name -> muster.v1.TaskState
+	17, // 15: muster.record.v1.Task.turn:type_name -> muster.record.v1.Turn
+	41, // 16: muster.record.v1.Rollout.state:type_name -> muster.v1.UpdateStatus.State
+	42, // 17: muster.record.v1.Network.spec:type_name -> muster.v1.NetworkSpec
+	43, // 18: muster.record.v1.Endpoint.endpoint:type_name -> muster.v1.Endpoint
+	31, // 19: muster.record.v1.Endpoint.network_errors:type_name -> muster.record.v1.Endpoint.NetworkErrorsEntry
+	44, // 20: muster.record.v1.Assignment.generic:type_name -> muster.v1.GenericResource
+	45, // 21: muster.record.v1.Assignment.ports:type_name -> muster.v1.PortConfig
+	27, // 22: muster.record.v1.Placement.filters:type_name -> muster.record.v1.FilterCount
+	46, // 23: muster.record.v1.NodeState.description:type_name -> muster.v1.NodeDescription
+	47, // 24: muster.record.v1.NodeState.state:type_name -> muster.v1.NodeStatus.State
+	40, // 25: muster.record.v1.Status.state:type_name -> muster.v1.TaskState
+	48, // 26: muster.record.v1.Status.runtime:type_name -> muster.v1.RuntimeStatus
+	45, // 27: muster.record.v1.Status.ports:type_name -> muster.v1.PortConfig
+	40, // 28: muster.record.v1.Status.reached:type_name -> muster.v1.TaskState
+	49, // 29: muster.record.v1.Status.networks:type_name -> muster.v1.NetworkAttachment
+	50, // 30: muster.record.v1.Status.containers:type_name -> muster.v1.ContainerStatus
+	31, // [31:31] is the sub-list for method output_type
+	31, // [31:31] is the sub-list for method input_type
+	31, // [31:31] is the sub-list for extension type_name
+	31, // [31:31] is the sub-list for extension extendee
+	0,  // [0:31] is the sub-list for field type_name
 }
 
 func init() { file_muster_record_v1_record_proto_init() }
@@ -2854,7 +3086,7 @@ func file_muster_record_v1_record_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_muster_record_v1_record_proto_rawDesc), len(file_muster_record_v1_record_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   29,
+			NumMessages:   32,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
