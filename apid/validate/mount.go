@@ -2,10 +2,15 @@ package validate
 
 import (
 	"path"
+	"regexp"
 	"strings"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/expand"
 )
+
+// ownLabels begins the labels that Muster gives to what it makes on nodes.
+const ownLabels = "com.musterhq."
 
 func checkMounts(r *Report, field string, mounts []*musterv1.Mount) {
 	if len(mounts) > maxList {
@@ -40,14 +45,16 @@ func checkMounts(r *Report, field string, mounts []*musterv1.Mount) {
 func checkMountType(r *Report, at string, m *musterv1.Mount) {
 	switch m.Type {
 	case musterv1.Mount_TYPE_UNSPECIFIED:
-		r.Invalid(at+".type", "is required: BIND, VOLUME, TMPFS, NPIPE or CLUSTER")
+		r.Invalid(at+".type", "is required: BIND, VOLUME or TMPFS")
 	case musterv1.Mount_BIND:
 		if m.Source == "" {
 			r.Invalid(at+".source", "is required: a path on the node")
-		} else if !absolute(m.Source) && !strings.Contains(m.Source, "{{") {
-			r.Invalid(at+".source", "must be an absolute path on the node")
+		} else if !absolute(m.Source) && !expand.Templated(m.Source) {
+			r.Invalid(at+".source", "must be an absolute path on the node; the name of a volume is for mounts of type VOLUME")
 		}
-	case musterv1.Mount_NPIPE, musterv1.Mount_CLUSTER:
+	case musterv1.Mount_VOLUME:
+		checkVolumeName(r, at+".source", m)
+	case musterv1.Mount_CLUSTER:
 		if m.Source == "" {
 			r.Invalid(at+".source", "is required")
 		}
@@ -63,15 +70,28 @@ func checkMountType(r *Report, at string, m *musterv1.Mount) {
 	}
 }
 
+// localVolume matches the names that Docker's own volume driver takes.
+var localVolume = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]+$`)
+
+// checkVolumeName checks the name of a volume. An empty one stands for a volume that is
+// removed with its task. Drivers other than "local" may take further names.
+func checkVolumeName(r *Report, field string, m *musterv1.Mount) {
+	driver := m.GetVolumeOptions().GetDriverConfig().GetName()
+	switch {
+	case m.Source == "" || expand.Templated(m.Source):
+	case absolute(m.Source):
+		r.Invalid(field, "must be the name of a volume; a path on the node is for mounts of type BIND")
+	case (driver == "" || driver == "local") && !localVolume.MatchString(m.Source):
+		r.Invalid(field, "must be the name of a volume: at least two letters, digits, \"_\", \".\" or \"-\", the first a letter or a digit")
+	}
+}
+
 func checkMountOptions(r *Report, at string, m *musterv1.Mount) {
-	if b := m.BindOptions; b != nil {
+	if m.BindOptions != nil {
 		if m.Type != musterv1.Mount_BIND {
 			r.Invalid(at+".bindOptions", "are for mounts of type BIND only")
-		}
-		switch b.Propagation {
-		case "", "rprivate", "private", "rshared", "shared", "rslave", "slave":
-		default:
-			r.Invalid(at+".bindOptions.propagation", `must be "rprivate", "private", "rshared", "shared", "rslave" or "slave"`)
+		} else {
+			checkBindOptions(r, at+".bindOptions", m)
 		}
 	}
 	if v := m.VolumeOptions; v != nil {
@@ -79,8 +99,17 @@ func checkMountOptions(r *Report, at string, m *musterv1.Mount) {
 			r.Invalid(at+".volumeOptions", "are for mounts of type VOLUME only")
 		}
 		checkLabels(r, at+".volumeOptions.labels", v.Labels)
+		for _, key := range sortedKeys(v.Labels) {
+			if strings.HasPrefix(key, ownLabels) {
+				r.Invalid(keyed(at+".volumeOptions.labels", key), "%s is Muster's own prefix", ownLabels)
+			}
+		}
+		checkLabels(r, at+".volumeOptions.driverConfig.options", v.GetDriverConfig().GetOptions())
+		checkText(r, at+".volumeOptions.driverConfig.name", v.GetDriverConfig().GetName())
 		if s := v.Subpath; s != "" && (absolute(s) || path.Clean(s) == ".." || strings.HasPrefix(path.Clean(s), "../")) {
 			r.Invalid(at+".volumeOptions.subpath", "must be a path within the volume")
+		} else if s != "" && m.Source == "" {
+			r.Invalid(at+".volumeOptions.subpath", "is for volumes with a name; an anonymous volume is empty")
 		}
 	}
 	if t := m.TmpfsOptions; t != nil {
@@ -93,6 +122,34 @@ func checkMountOptions(r *Report, at string, m *musterv1.Mount) {
 		if t.Mode > 0o7777 {
 			r.Invalid(at+".tmpfsOptions.mode", "must be permission bits, at most 4095 (07777)")
 		}
+		checkText(r, at+".tmpfsOptions.options", t.Options)
+	}
+}
+
+func checkBindOptions(r *Report, at string, m *musterv1.Mount) {
+	b := m.BindOptions
+	switch b.Propagation {
+	case "", "rprivate", "private", "rshared", "shared", "rslave", "slave":
+	default:
+		r.Invalid(at+".propagation", `must be "rprivate", "private", "rshared", "shared", "rslave" or "slave"`)
+	}
+	for _, option := range []struct {
+		name string
+		set  bool
+	}{{"readOnlyNonRecursive", b.ReadOnlyNonRecursive}, {"readOnlyForceRecursive", b.ReadOnlyForceRecursive}} {
+		switch {
+		case !option.set:
+		case !m.ReadOnly:
+			r.Invalid(at+"."+option.name, "is for mounts with readOnly")
+		case b.NonRecursive:
+			r.Invalid(at+"."+option.name, "excludes nonRecursive")
+		}
+	}
+	if b.ReadOnlyNonRecursive && b.ReadOnlyForceRecursive {
+		r.Invalid(at+".readOnlyForceRecursive", "excludes readOnlyNonRecursive")
+	}
+	if b.ReadOnlyForceRecursive && b.Propagation != "" && b.Propagation != "rprivate" {
+		r.Invalid(at+".propagation", `must be "rprivate" for a mount that is read-only with all that is mounted below it`)
 	}
 }
 

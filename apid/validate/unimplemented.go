@@ -35,7 +35,8 @@ func serviceGaps() []gap {
 
 		{shape: "task.container.configs[].runtime", what: "configs for the runtime are not implemented yet"},
 		{shape: "task.container.privileges.credentialSpec", what: "credential specs are not implemented yet"},
-		{shape: "task.container.mounts[].type", when: isEnum(musterv1.Mount_CLUSTER.Number()), what: "cluster volumes are not implemented yet"},
+		{shape: "task.container.mounts[].type", when: isEnum(musterv1.Mount_CLUSTER.Number()), what: "cluster volumes are not implemented yet; use a VOLUME with a volume driver of the nodes"},
+		{shape: "task.container.mounts[].type", when: isEnum(musterv1.Mount_NPIPE.Number()), what: "named pipes are those of Windows, and nodes run Linux"},
 
 		{shape: "task", sub: "logDriver", when: genericWithLogDriver, what: "log drivers are for containers only"},
 	}
