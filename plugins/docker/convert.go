@@ -6,13 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"os"
-	"path"
 	"strings"
 	"time"
 
 	"github.com/docker/docker/api/types/container"
-	"github.com/docker/docker/api/types/mount"
 	"github.com/docker/go-connections/nat"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
@@ -48,6 +45,9 @@ func (e *Executor) convert(ctx context.Context, task *sdk.Task) (*container.Conf
 		return nil, nil, err
 	}
 	host.NetworkMode = network
+	if host.Mounts, err = mounts(task.GetSpec().GetContainer().GetMounts(), task.GetNodeId()); err != nil {
+		return nil, nil, err
+	}
 	host.Mounts = append(host.Mounts, fileMounts(task.GetFiles())...)
 	return config, host, nil
 }
@@ -108,9 +108,6 @@ func hostConfig(task *musterv1.TaskSpec, bindings nat.PortMap) (*container.HostC
 	if host.ExtraHosts, err = extraHosts(spec.GetHosts()); err != nil {
 		return nil, err
 	}
-	if host.Mounts, err = mounts(spec.GetMounts()); err != nil {
-		return nil, err
-	}
 	if host.SecurityOpt, err = securityOptions(spec.GetPrivileges()); err != nil {
 		return nil, err
 	}
@@ -153,12 +150,13 @@ func (e *Executor) refuseTooNew(ctx context.Context, spec *musterv1.ContainerSpe
 		}
 	}
 	for i, m := range spec.GetMounts() {
+		// Older Engines never make read-only what is mounted below a mount, which is what
+		// read_only_non_recursive asks for.
 		for _, option := range []struct {
 			set            bool
 			version, field string
 		}{
 			{m.GetBindOptions().GetCreateMountpoint(), "1.42", "bind_options.create_mountpoint"},
-			{m.GetBindOptions().GetReadOnlyNonRecursive(), "1.44", "bind_options.read_only_non_recursive"},
 			{m.GetBindOptions().GetReadOnlyForceRecursive(), "1.44", "bind_options.read_only_force_recursive"},
 			{m.GetVolumeOptions().GetSubpath() != "", "1.45", "volume_options.subpath"},
 			{m.GetTmpfsOptions().GetOptions() != "", "1.46", "tmpfs_options.options"},
@@ -207,59 +205,6 @@ func extraHosts(lines []string) ([]string, error) {
 		}
 	}
 	return hosts, nil
-}
-
-var mountTypes = map[musterv1.Mount_Type]mount.Type{
-	musterv1.Mount_BIND:   mount.TypeBind,
-	musterv1.Mount_VOLUME: mount.TypeVolume,
-	musterv1.Mount_TMPFS:  mount.TypeTmpfs,
-	musterv1.Mount_NPIPE:  mount.TypeNamedPipe,
-}
-
-func mounts(specs []*musterv1.Mount) ([]mount.Mount, error) {
-	var all []mount.Mount
-	for i, spec := range specs {
-		field := fmt.Sprintf("mounts[%d]", i)
-		kind, ok := mountTypes[spec.GetType()]
-		if !ok {
-			return nil, sdk.SpecFault(field+".type", fmt.Errorf("the docker executor does not have mounts of type %s yet", spec.GetType()))
-		}
-		if kind == mount.TypeBind && !path.IsAbs(spec.GetSource()) {
-			return nil, sdk.SpecFault(field+".source", errors.New("it must be an absolute path"))
-		}
-		if kind != mount.TypeNamedPipe && !path.IsAbs(spec.GetTarget()) {
-			return nil, sdk.SpecFault(field+".target", errors.New("it must be an absolute path"))
-		}
-		m := mount.Mount{
-			Type: kind, Source: spec.GetSource(), Target: spec.GetTarget(), ReadOnly: spec.GetReadOnly(),
-			Consistency: mount.Consistency(spec.GetConsistency()),
-		}
-		if options := spec.GetBindOptions(); options != nil {
-			m.BindOptions = &mount.BindOptions{
-				Propagation:            mount.Propagation(options.GetPropagation()),
-				NonRecursive:           options.GetNonRecursive(),
-				CreateMountpoint:       options.GetCreateMountpoint(),
-				ReadOnlyNonRecursive:   options.GetReadOnlyNonRecursive(),
-				ReadOnlyForceRecursive: options.GetReadOnlyForceRecursive(),
-			}
-		}
-		if options := spec.GetVolumeOptions(); options != nil {
-			m.VolumeOptions = &mount.VolumeOptions{NoCopy: options.GetNoCopy(), Labels: options.GetLabels(), Subpath: options.GetSubpath()}
-			if driver := options.GetDriverConfig(); driver != nil {
-				m.VolumeOptions.DriverConfig = &mount.Driver{Name: driver.GetName(), Options: driver.GetOptions()}
-			}
-		}
-		if options := spec.GetTmpfsOptions(); options != nil {
-			m.TmpfsOptions = &mount.TmpfsOptions{SizeBytes: options.GetSizeBytes(), Mode: os.FileMode(options.GetMode())}
-			for word := range strings.SplitSeq(options.GetOptions(), ",") {
-				if word != "" {
-					m.TmpfsOptions.Options = append(m.TmpfsOptions.Options, strings.SplitN(word, "=", 2))
-				}
-			}
-		}
-		all = append(all, m)
-	}
-	return all, nil
 }
 
 // securityOptions are a container's in the Engine's language.

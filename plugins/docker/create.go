@@ -35,6 +35,9 @@ func (e *Executor) Prepare(ctx context.Context, task *sdk.Task, known sdk.Handle
 	if err != nil {
 		return nil, err
 	}
+	if err := e.checkVolumes(ctx, task.GetSpec().GetContainer().GetMounts()); err != nil {
+		return nil, err
+	}
 	if err := e.ensureImage(ctx, task.GetSpec().GetContainer()); err != nil {
 		return nil, err
 	}

@@ -1,0 +1,111 @@
+package docker
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path"
+	"strings"
+
+	"github.com/docker/docker/api/types/mount"
+
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/plugins/sdk"
+)
+
+var mountTypes = map[musterv1.Mount_Type]mount.Type{
+	musterv1.Mount_BIND:   mount.TypeBind,
+	musterv1.Mount_VOLUME: mount.TypeVolume,
+	musterv1.Mount_TMPFS:  mount.TypeTmpfs,
+	musterv1.Mount_NPIPE:  mount.TypeNamedPipe,
+}
+
+// mounts returns the mounts of a container. Volumes that they make get a label of the node.
+func mounts(specs []*musterv1.Mount, node string) ([]mount.Mount, error) {
+	var all []mount.Mount
+	for i, spec := range specs {
+		field := fmt.Sprintf("mounts[%d]", i)
+		kind, ok := mountTypes[spec.GetType()]
+		if !ok {
+			return nil, sdk.SpecFault(field+".type", fmt.Errorf("the docker executor does not have mounts of type %s yet", spec.GetType()))
+		}
+		if kind == mount.TypeBind && !path.IsAbs(spec.GetSource()) {
+			return nil, sdk.SpecFault(field+".source", errors.New("it must be an absolute path"))
+		}
+		if kind != mount.TypeNamedPipe && !path.IsAbs(spec.GetTarget()) {
+			return nil, sdk.SpecFault(field+".target", errors.New("it must be an absolute path"))
+		}
+		m := mount.Mount{
+			Type: kind, Source: spec.GetSource(), Target: spec.GetTarget(), ReadOnly: spec.GetReadOnly(),
+			Consistency: mount.Consistency(spec.GetConsistency()),
+		}
+		if options := spec.GetBindOptions(); options != nil {
+			m.BindOptions = &mount.BindOptions{
+				Propagation:            mount.Propagation(options.GetPropagation()),
+				NonRecursive:           options.GetNonRecursive(),
+				CreateMountpoint:       options.GetCreateMountpoint(),
+				ReadOnlyNonRecursive:   options.GetReadOnlyNonRecursive(),
+				ReadOnlyForceRecursive: options.GetReadOnlyForceRecursive(),
+			}
+			if options.GetReadOnlyForceRecursive() {
+				// The Engine wants it to be said.
+				m.BindOptions.Propagation = mount.PropagationRPrivate
+			}
+		}
+		if kind == mount.TypeVolume {
+			options := spec.GetVolumeOptions()
+			labels := map[string]string{}
+			maps.Copy(labels, options.GetLabels())
+			labels[labelNodeID] = node
+			m.VolumeOptions = &mount.VolumeOptions{NoCopy: options.GetNoCopy(), Labels: labels, Subpath: options.GetSubpath()}
+			if driver := options.GetDriverConfig(); driver != nil {
+				m.VolumeOptions.DriverConfig = &mount.Driver{Name: driver.GetName(), Options: driver.GetOptions()}
+			}
+		}
+		if options := spec.GetTmpfsOptions(); options != nil {
+			m.TmpfsOptions = &mount.TmpfsOptions{SizeBytes: options.GetSizeBytes(), Mode: os.FileMode(options.GetMode())}
+			for word := range strings.SplitSeq(options.GetOptions(), ",") {
+				if word != "" {
+					m.TmpfsOptions.Options = append(m.TmpfsOptions.Options, strings.SplitN(word, "=", 2))
+				}
+			}
+		}
+		all = append(all, m)
+	}
+	return all, nil
+}
+
+// localDriver is the Engine's own volume driver.
+const localDriver = "local"
+
+// checkVolumes refuses a volume that exists with another driver or with other options than
+// a mount asks for. The Engine would use it as it is.
+func (e *Executor) checkVolumes(ctx context.Context, specs []*musterv1.Mount) error {
+	for i, spec := range specs {
+		driver := spec.GetVolumeOptions().GetDriverConfig()
+		if spec.GetType() != musterv1.Mount_VOLUME || spec.GetSource() == "" || driver == nil {
+			continue
+		}
+		found, err := e.engine.VolumeInspect(ctx, spec.GetSource())
+		if isNotFound(err) {
+			continue
+		}
+		if err != nil {
+			return engineError(fmt.Errorf("inspect volume %s: %w", spec.GetSource(), err))
+		}
+		refuse := func(field, has string) error {
+			return sdk.NodeFault(fmt.Errorf("mounts[%d].volume_options.driver_config.%s: volume %q exists on this node with %s: remove it, or use another name",
+				i, field, spec.GetSource(), has))
+		}
+		switch name := cmp.Or(driver.GetName(), localDriver); {
+		case found.Driver != name && found.Driver != name+":latest":
+			return refuse("name", "driver "+found.Driver)
+		case name == localDriver && len(driver.GetOptions()) > 0 && !maps.Equal(found.Options, driver.GetOptions()):
+			return refuse("options", fmt.Sprintf("options %q", found.Options))
+		}
+	}
+	return nil
+}
