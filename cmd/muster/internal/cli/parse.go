@@ -210,19 +210,6 @@ func portTarget(v string) (string, error) {
 	return strconv.FormatUint(uint64(p.GetTargetPort()), 10), err
 }
 
-// parseMount reads Docker's "type=bind,source=/a,target=/b,readonly".
-func parseMount(v string) (*musterv1.Mount, error) {
-	m := &musterv1.Mount{Type: musterv1.Mount_VOLUME}
-	err := parsePairs(v, m, "type=bind,source=/from,target=/to,readonly", map[string]string{
-		"type": "type", "source": "source", "src": "source", "target": "target", "dst": "target", "destination": "target",
-		"readonly": "readOnly", "ro": "readOnly", "tmpfs-size": "tmpfsOptions.sizeBytes", "bind-propagation": "bindOptions.propagation",
-	})
-	if err != nil {
-		return nil, usage("--mount: %q: %w", v, err)
-	}
-	return m, nil
-}
-
 // parsePairs reads "key=value,key" into the fields of a message that the keys stand for.
 // A key alone turns something on.
 func parsePairs(v string, into proto.Message, example string, paths map[string]string) error {

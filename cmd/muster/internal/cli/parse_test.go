@@ -83,27 +83,6 @@ func TestParseNetwork(t *testing.T) {
 	}
 }
 
-func TestParseMount(t *testing.T) {
-	tests := map[string]*musterv1.Mount{
-		"type=bind,source=/a,target=/b,readonly": {Type: musterv1.Mount_BIND, Source: "/a", Target: "/b", ReadOnly: true},
-		"src=data,dst=/b":                        {Type: musterv1.Mount_VOLUME, Source: "data", Target: "/b"},
-		"type=tmpfs,target=/b,tmpfs-size=1024":   {Type: musterv1.Mount_TMPFS, Target: "/b", TmpfsOptions: &musterv1.TmpfsOptions{SizeBytes: 1024}},
-		"type=bind,target=/b,ro=false":           {Type: musterv1.Mount_BIND, Target: "/b"},
-		"type=floppy":                            nil,
-		"type=bind,readonly=perhaps":             nil,
-		"":                                       nil,
-	}
-	for v, want := range tests {
-		got, err := parseMount(v)
-		if (err != nil) != (want == nil) {
-			t.Errorf("parseMount(%q) error = %v, want one: %v", v, err, want == nil)
-		}
-		if diff := cmp.Diff(want, got, protocmp.Transform()); err == nil && diff != "" {
-			t.Errorf("parseMount(%q) (-want +got):\n%s", v, diff)
-		}
-	}
-}
-
 func FuzzParse(f *testing.F) {
 	f.Add("8080:80/tcp")
 	f.Add("type=bind,source=/a,target=/b")

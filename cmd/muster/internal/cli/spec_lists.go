@@ -54,8 +54,8 @@ func specLists() []specList {
 			create: port, add: port, remove: "remove a published port, by its target",
 		},
 		{
-			name: "mount", path: c + "mounts", read: message(parseMount), key: "target", create: "mount: type=bind,source=/from,target=/to,readonly",
-			add: "add a mount: type=bind,source=/from,target=/to,readonly", remove: "remove a mount, by its target",
+			name: "mount", path: c + "mounts", read: message(parseMount), key: "target", replaces: true, create: mountHelp,
+			add: "add a " + mountHelp + "; it takes the place of one with the same target", remove: "remove a mount, by its target",
 		},
 		{
 			name: "secret", path: c + "secrets", read: message(parseSecret), key: "secret_name",
