@@ -258,7 +258,9 @@ func (p *pools) networks(ctx context.Context, now *store.Snapshot) error {
 	var updates []update
 	for s := range t.NetworkStates.Scan(now, "") {
 		if _, ok := t.Networks.Get(now, s.Key); !ok {
-			updates = append(updates, p.removal(s.Key))
+			if !hasBlocks(t, now, s.Key) { // the return of the last one is a change
+				updates = append(updates, p.removal(s.Key))
+			}
 		}
 		vnis[s.Value.Vni] = true
 		for _, cidr := range s.Value.Subnets {
@@ -325,6 +327,14 @@ func (p *pools) networksChanged(now *store.Snapshot) bool {
 	return false
 }
 
+// hasBlocks reports whether a node has a block of a network.
+func hasBlocks(t *state.Tables, r store.Reader, network string) bool {
+	for range t.Blocks.Scan(r, network+"/") {
+		return true
+	}
+	return false
+}
+
 // removal removes what a network got that is gone.
 func (p *pools) removal(network string) update {
 	t := p.d.tables
@@ -332,8 +342,10 @@ func (p *pools) removal(network string) update {
 		if _, ok := t.Networks.Get(tx, network); ok {
 			return errStale
 		}
-		for range t.Blocks.Scan(tx, network+"/") {
-			return nil // when it is removed, this is tried again
+		if hasBlocks(t, tx, network) {
+			// The snapshot does not show the block. If it is returned before the next
+			// snapshot, that one shows no change.
+			return errStale
 		}
 		t.NetworkStates.Delete(tx, network)
 		return nil
