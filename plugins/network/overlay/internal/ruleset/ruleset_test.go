@@ -140,6 +140,46 @@ func TestServiceChangesAreWhole(t *testing.T) {
 	})
 }
 
+// TestChainsStayWhileServicesUseThem removes two services that share a chain, also after
+// another process has adopted the table.
+func TestChainsStayWhileServicesUseThem(t *testing.T) {
+	scratch(t, func(space int, list func(string) string) {
+		table := ruleset.New(ruleset.Sandbox(false, false), space, do)
+		put := func(name, virtual string, backends ...string) {
+			t.Helper()
+			table.Put(name, ruleset.Service(false, addresses(virtual), addresses(backends...)))
+			if err := table.Commit(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		check := func(when string, want int) {
+			t.Helper()
+			if got := strings.Count(list("ip muster"), "chain service-"); got != want {
+				t.Errorf("%d chains for services %s, want %d", got, when, want)
+			}
+		}
+		put("first", "10.64.0.2", "10.64.17.2", "10.64.17.3")
+		put("second", "10.64.0.3", "10.64.17.4", "10.64.17.5")
+		check("of two backends each", 1)
+		put("first", "10.64.0.2")
+		check("while the second is there", 1)
+		if err := table.Close(); err != nil {
+			t.Fatal(err)
+		}
+		table = ruleset.New(ruleset.Sandbox(false, false), space, do)
+		table.Put("first", ruleset.Service(false, addresses("10.64.0.2"), addresses("10.64.17.2", "10.64.17.3")))
+		put("second", "10.64.0.3", "10.64.17.4", "10.64.17.5")
+		check("of two backends each, adopted", 1)
+		put("second", "10.64.0.3")
+		check("while the first is there", 1)
+		put("first", "10.64.0.2")
+		check("after the last", 0)
+		if err := table.Close(); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
 // TestFirstOwnerKeepsKey lets two services have one address.
 func TestFirstOwnerKeepsKey(t *testing.T) {
 	scratch(t, func(space int, list func(string) string) {

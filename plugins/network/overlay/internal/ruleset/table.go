@@ -83,7 +83,7 @@ type Table struct {
 	// conflicts are the owners that lack elements because others have them.
 	conflicts map[string]error
 	// present are the elements that are there.
-	present map[place]content
+	present elements
 	chains  map[string]bool
 	known   bool
 }
@@ -200,7 +200,7 @@ func (t *Table) Commit() error {
 				conflicts[owner] = &ConflictError{Set: e.Set, Owner: owner, Other: other.owner}
 				continue
 			}
-			if have, taken := t.present[at]; taken && have.owner != owner && !t.changed[have.owner] {
+			if have, taken := t.present.at[at]; taken && have.owner != owner && !t.changed[have.owner] {
 				conflicts[owner] = &ConflictError{Set: e.Set, Owner: owner, Other: have.owner}
 				continue
 			}
@@ -208,9 +208,9 @@ func (t *Table) Commit() error {
 		}
 	}
 	have := make(map[place]content)
-	for at, c := range t.present {
-		if t.changed[c.owner] {
-			have[at] = c
+	for owner := range t.changed {
+		for at := range t.present.of[owner] {
+			have[at] = t.present.at[at]
 		}
 	}
 	if err := t.apply(difference(have, want)); err != nil {
@@ -321,9 +321,9 @@ func (t *Table) transact(part []operation) error {
 	}
 	for _, o := range part {
 		if o.new == nil {
-			delete(t.present, o.place)
+			t.present.remove(o.place)
 		} else {
-			t.present[o.place] = content{*o.new, o.owner}
+			t.present.set(o.place, content{*o.new, o.owner})
 		}
 	}
 	return nil
@@ -389,15 +389,9 @@ func (t *Table) mark(r Rule) []byte {
 
 // collect removes chains that no element leads to any longer.
 func (t *Table) collect() error {
-	used := make(map[string]bool)
-	for at, c := range t.present {
-		if t.verdicts(at.set) {
-			used[c.value] = true
-		}
-	}
 	var gone []string
 	for name := range t.chains {
-		if !used[name] {
+		if t.present.leading[name] == 0 {
 			gone = append(gone, name)
 		}
 	}

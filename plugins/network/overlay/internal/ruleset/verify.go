@@ -27,7 +27,7 @@ func (t *Table) Verify() error {
 		if err != nil {
 			return err
 		}
-		before := t.present
+		before := t.present.at
 		same, err := t.sameRules(conn)
 		if err != nil {
 			return errors.Join(err, t.Close())
@@ -41,12 +41,12 @@ func (t *Table) Verify() error {
 		}
 		want := t.wanted(before)
 		// What was read has no owner yet.
-		for at, h := range t.present {
-			if w, ok := want[at]; ok && w.value == h.value {
-				t.present[at] = w
+		for at, h := range t.present.at {
+			if w, ok := want[at]; ok && w.value == h.value && w != h {
+				t.present.set(at, w)
 			}
 		}
-		operations := difference(t.present, want)
+		operations := difference(t.present.at, want)
 		if err := t.apply(operations); err != nil {
 			return err
 		}
@@ -68,7 +68,7 @@ func (t *Table) wanted(before map[place]content) map[place]content {
 		if b, known := before[at]; known && b.owner != "" {
 			return b.owner == owner
 		}
-		h, there := t.present[at]
+		h, there := t.present.at[at]
 		return there && h.value == e.Value
 	}
 	want := make(map[place]content)
@@ -181,13 +181,13 @@ func (t *Table) rebuild(conn *nftables.Conn) error {
 	for _, c := range t.layout.Chains {
 		t.addRules(c)
 	}
-	t.present, t.chains = make(map[place]content), make(map[string]bool)
+	t.present, t.chains = newElements(t.verdicts), make(map[string]bool)
 	return t.flush("create table " + t.layout.Name)
 }
 
 // read reads all elements.
 func (t *Table) read(conn *nftables.Conn) error {
-	t.present = make(map[place]content)
+	t.present = newElements(t.verdicts)
 	for name, s := range t.sets {
 		elements, err := conn.GetSetElements(s)
 		if err != nil {
@@ -200,7 +200,7 @@ func (t *Table) read(conn *nftables.Conn) error {
 					return fmt.Errorf("list elements of %s: %w", name, err)
 				}
 			}
-			t.present[place{name, string(e.Key)}] = content{value: value}
+			t.present.set(place{name, string(e.Key)}, content{value: value})
 		}
 	}
 	return nil
