@@ -138,10 +138,21 @@ func TestHostileFilesAreRefusedInLittleTimeAndMemory(t *testing.T) {
 		"nested defaults":             {files: map[string]string{"compose.yaml": app + ", command: [\"" + strings.Repeat("${A:-", 100_000) + strings.Repeat("}", 100_000) + "\"]}}"}, want: "too many variables"},
 		"many variables in an include's env file": {files: map[string]string{"compose.yaml": "include: [{path: b.yaml, env_file: e}]\n" + app + "}}", "b.yaml": "services: {b: {image: b}}",
 			"e": "A0=0123456789\n" + lines(60, func(i int) string { return fmt.Sprintf("A%d=$A%d$A%d", i+1, i, i) })}, want: "KiB"},
-		"no text":     {files: map[string]string{"compose.yaml": "\xff\xfe\x00\x01"}, want: ""},
-		"a scalar":    {files: map[string]string{"compose.yaml": "42"}, want: ""},
-		"nothing":     {files: map[string]string{"compose.yaml": ""}, want: ""},
-		"wrong types": {files: map[string]string{"compose.yaml": "services: {a: {image: a, depends_on: 1, build: [], ports: {}, networks: 3}}"}, want: ""},
+		"a huge file by the variables of a second include": {files: map[string]string{
+			"compose.yaml": "include: [{path: b.yaml, env_file: small.env}, {path: b.yaml, env_file: huge.env}]\n" + app + "}}",
+			"b.yaml":       "services: {b: {extends: {file: \"${FILE}\", service: x}}}", "small.env": "FILE=small.yaml", "huge.env": "FILE=huge.yaml", "small.yaml": "services: {x: {image: x}}"},
+			make: func(t *testing.T, dir string) { sparse(t, filepath.Join(dir, "huge.yaml"), 8<<30) }, want: "has more than"},
+		"many ports by the variables of a second include": {files: map[string]string{
+			"compose.yaml": "include: [{path: b.yaml, env_file: few.env}, {path: b.yaml, env_file: many.env}]\n" + app + "}}",
+			"b.yaml":       "services: {b: {extends: {file: c.yaml, service: x}}}", "few.env": "RANGE=1-2", "many.env": "RANGE=1-65535", "c.yaml": "services: {x: {image: x, ports: [\"${RANGE}\"]}}"},
+			want: "more than 256 ports"},
+		"a huge file by a merged service": {files: map[string]string{"compose.yaml": "x-a: &a {b: {extends: {file: huge.yaml, service: x}}}\nservices: {a: {image: a}, <<: *a}"},
+			make: func(t *testing.T, dir string) { sparse(t, filepath.Join(dir, "huge.yaml"), 8<<30) }, want: "has more than"},
+		"many ports of a merged service": {files: map[string]string{"compose.yaml": "x-a: &a {b: {image: b, ports: [\"1-65535:1-65535\"]}}\nservices: {a: {image: a}, <<: [*a]}"}, want: "more than 256 ports"},
+		"no text":                        {files: map[string]string{"compose.yaml": "\xff\xfe\x00\x01"}, want: ""},
+		"a scalar":                       {files: map[string]string{"compose.yaml": "42"}, want: ""},
+		"nothing":                        {files: map[string]string{"compose.yaml": ""}, want: ""},
+		"wrong types":                    {files: map[string]string{"compose.yaml": "services: {a: {image: a, depends_on: 1, build: [], ports: {}, networks: 3}}"}, want: ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

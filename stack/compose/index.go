@@ -47,8 +47,9 @@ func newIndex(dir string, b *budget) *index {
 type scope struct {
 	dir  string
 	vars variables
-	// including are the files that led here.
+	// including are the files that led here, and extending the services.
 	including []string
+	extending []serviceAt
 }
 
 // add reads a compose file and what it includes and extends.
@@ -70,7 +71,7 @@ func (x *index) add(ctx context.Context, name, path string, content []byte, in s
 		}
 		_, services := entry(root, "services")
 		for _, service := range keys(services) {
-			if err := x.extends(ctx, s, service, in, 0); err != nil {
+			if err := x.extends(ctx, s, service, in); err != nil {
 				return err
 			}
 		}
@@ -100,6 +101,7 @@ func (x *index) read(name, path string, content []byte, vars variables) (*source
 	if err := x.charge(name, size); err != nil {
 		return nil, err
 	}
+	s.vars = vars
 	x.sources = append(x.sources, s)
 	seen := map[*yaml.Node]bool{}
 	for _, root := range s.roots {
@@ -255,12 +257,10 @@ func (x *index) include(ctx context.Context, s *source, item *yaml.Node, in scop
 	return nil
 }
 
-// extends reads what a service extends, and what that extends.
-func (x *index) extends(ctx context.Context, s *source, service string, in scope, depth int) error {
+// extends reads what a service extends, and what that extends. A file that is included
+// twice can have other variables, and so other services in it.
+func (x *index) extends(ctx context.Context, s *source, service string, in scope) error {
 	at := serviceAt{s.path, service}
-	if _, known := x.bases[at]; known {
-		return nil
-	}
 	for _, root := range s.roots {
 		_, services := entry(root, "services")
 		_, body := entry(services, service)
@@ -268,17 +268,20 @@ func (x *index) extends(ctx context.Context, s *source, service string, in scope
 		if key == nil {
 			continue
 		}
-		if depth == maxChain {
+		switch {
+		case slices.Contains(in.extending, at):
+			return fmt.Errorf("%s:%d: services.%s.extends: services extend one another in a cycle", s.name, key.Line, service)
+		case len(in.extending) == maxChain:
 			return fmt.Errorf("%s:%d: services.%s.extends: more than %d services extend one another", s.name, key.Line, service, maxChain)
 		}
-		if err := x.extend(ctx, s, at, key, extends, in, depth); err != nil {
+		if err := x.extend(ctx, s, at, key, extends, in); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (x *index) extend(ctx context.Context, s *source, at serviceAt, key, extends *yaml.Node, in scope, depth int) error {
+func (x *index) extend(ctx context.Context, s *source, at serviceAt, key, extends *yaml.Node, in scope) error {
 	name, file := extends, (*yaml.Node)(nil)
 	if extends.Kind == yaml.MappingNode {
 		_, name = entry(extends, "service")
@@ -307,33 +310,18 @@ func (x *index) extend(ctx context.Context, s *source, at serviceAt, key, extend
 		in.dir = filepath.Dir(path)
 	}
 	x.bases[at] = serviceAt{base.path, service}
-	if err := x.extends(ctx, base, service, in, depth+1); err != nil {
+	// Each service gets the values of all those that it extends.
+	if err := x.charge(s.name, x.serviceSize(x.bases[at])); err != nil {
 		return err
 	}
-	return x.chargeBases(s, at, key.Line)
+	in.extending = append(slices.Clip(in.extending), at)
+	return x.extends(ctx, base, service, in)
 }
 
-// chargeBases counts what a service gets of all those that it extends.
-func (x *index) chargeBases(s *source, at serviceAt, line int) error {
-	total := 0
-	next, more := x.bases[at]
-	for steps := 1; more; steps++ {
-		switch {
-		case next == at:
-			return fmt.Errorf("%s:%d: services.%s.extends: services extend one another in a cycle", s.name, line, at.service)
-		case steps > maxChain:
-			return fmt.Errorf("%s:%d: services.%s.extends: more than %d services extend one another", s.name, line, at.service, maxChain)
-		}
-		total += x.serviceSize(next)
-		next, more = x.bases[next]
-	}
-	return x.charge(s.name, total)
-}
-
-// once returns a file that services extend. It is read once.
+// once returns a file that services extend. It is read once for the same variables.
 func (x *index) once(path string, vars variables) (*source, error) {
 	for _, s := range x.sources {
-		if s.path == path {
+		if s.path == path && maps.Equal(s.vars, vars) {
 			return s, nil
 		}
 	}
@@ -358,6 +346,7 @@ func (x *index) serviceSize(at serviceAt) int {
 				total += n
 			}
 		}
+		break
 	}
 	x.sizes[at] = total
 	return total
@@ -476,14 +465,25 @@ func remote(path string) bool {
 	return strings.Contains(path, "://") || strings.HasPrefix(path, "oci:") || strings.HasPrefix(path, "git@") || strings.HasPrefix(path, "github.com/")
 }
 
-// keys returns the keys of a mapping.
+// keys returns the keys of a mapping, also those of mappings that are merged into it.
 func keys(n *yaml.Node) []string {
 	var list []string
-	if n = deref(n); n == nil || n.Kind != yaml.MappingNode {
+	if n = deref(n); n == nil {
 		return nil
 	}
-	for i := 0; i+1 < len(n.Content); i += 2 {
-		list = append(list, n.Content[i].Value)
+	switch n.Kind {
+	case yaml.MappingNode:
+		for i := 0; i+1 < len(n.Content); i += 2 {
+			more := []string{n.Content[i].Value}
+			if more[0] == "<<" {
+				more = keys(n.Content[i+1])
+			}
+			list = append(list, more...)
+		}
+	case yaml.SequenceNode:
+		for _, merged := range n.Content {
+			list = append(list, keys(merged)...)
+		}
 	}
 	return list
 }

@@ -42,6 +42,8 @@ type source struct {
 	name    string
 	path    string
 	content []byte
+	// vars are those that are filled in.
+	vars variables
 	// roots are the documents.
 	roots []*yaml.Node
 }
