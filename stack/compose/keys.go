@@ -62,23 +62,31 @@ func newChecker(r *report) checker {
 	return checker{report: r, table: table, closed: closed(table)}
 }
 
+// row returns the row of a name. A name that begins with "x-" is an extension only where
+// users do not choose the names.
+func (c checker) row(shape, name string) (key, bool) {
+	if row, ok := c.table[below(shape, name)]; ok {
+		return row, true
+	}
+	row, ok := c.table[below(shape, "*")]
+	return row, ok
+}
+
 // check reports what a value asks for that is refused or ignored. The shape is the path in
 // the table.
 func (c checker) check(value any, path []string, shape string) {
 	switch v := value.(type) {
 	case map[string]any:
 		for _, name := range slices.Sorted(maps.Keys(v)) {
-			if strings.HasPrefix(name, "x-") || name == consts.Extensions {
-				continue
+			at := append(slices.Clip(path), name)
+			row, ok := c.row(shape, name)
+			switch {
+			case ok && name != consts.Extensions:
+				c.entry(row, v[name], at)
+			case strings.HasPrefix(name, "x-") && !c.closed[shape]:
+				// The parser takes it out of the mapping.
+				c.invalid(at, "", "names in a mapping must not begin with \"x-\": write a list of NAME=VALUE")
 			}
-			row, ok := c.table[below(shape, name)]
-			if !ok {
-				row, ok = c.table[below(shape, "*")]
-			}
-			if !ok {
-				continue
-			}
-			c.entry(row, v[name], append(slices.Clip(path), name))
 		}
 	case []any:
 		for i, item := range v {
@@ -113,18 +121,12 @@ func (c checker) unknown(s *source, n *yaml.Node, path []string, shape string) {
 				c.unknown(s, value, path, shape)
 				continue
 			}
-			if strings.HasPrefix(name.Value, "x-") {
-				continue
-			}
 			at := append(slices.Clip(path), name.Value)
-			row, ok := c.table[below(shape, name.Value)]
-			if !ok {
-				row, ok = c.table[below(shape, "*")]
-			}
+			row, ok := c.row(shape, name.Value)
 			switch {
 			case ok && row.effect == honoured && !row.whole:
 				c.unknown(s, value, at, row.path)
-			case !ok && c.closed[shape]:
+			case !ok && c.closed[shape] && !strings.HasPrefix(name.Value, "x-"):
 				add(&c.errors, Problem{File: s.name, Line: name.Line, Key: strings.Join(at, "."), Reason: "unknown key"})
 			}
 		}

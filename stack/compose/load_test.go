@@ -176,3 +176,23 @@ func TestContradictionsAreListedWithLines(t *testing.T) {
 		}
 	}
 }
+
+// TestNamesOfUsersMayBeginLikeExtensions has names that begin with "x-" where users choose
+// them. The parser drops some of them, which must not happen silently.
+func TestNamesOfUsersMayBeginLikeExtensions(t *testing.T) {
+	for text, want := range map[string]string{
+		"services: {x-a: {image: a, privileged: true}}":      "services.x-a.privileged: containers cannot be privileged",
+		"services: {x-a: {image: a, privleged: true}}":       "services.x-a.privleged: unknown key",
+		"services: {a: {image: a, environment: {x-a: b}}}":   "services.a.environment.x-a: names in a mapping must not begin",
+		"services: {a: {image: a, labels: {x-a: b}}}":        "services.a.labels.x-a: names in a mapping must not begin",
+		"services: {a: {image: a, labels: [x-a=b]}}":         "",
+		"services: {a: {image: a, x-a: {b: c}}}\nx-b: c":     "",
+		"services: {a: {image: a, deploy: {x-a: [1, 2]}}}":   "",
+		"services: {a: {image: a}}\nnetworks: {x-a: {b: c}}": "networks.x-a.b: unknown key",
+	} {
+		_, err := loadText(t, text, nil)
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%s: %v, want %q", text, err, want)
+		}
+	}
+}
