@@ -59,6 +59,15 @@ func (a *API) Routes(s *server.Server) {
 	a.networkRoutes(s)
 	a.dataRoutes(s)
 	a.swarmRoutes(s)
+	// What else there may be below is that of a swarm of the Engine's own.
+	for _, kind := range []string{"services", "tasks", "nodes", "secrets", "configs", "swarm"} {
+		s.Handle("/"+kind, notThere)
+		s.Handle("/"+kind+"/", notThere)
+	}
+}
+
+func notThere(http.ResponseWriter, *http.Request) error {
+	return server.Errorf(http.StatusNotFound, "page not found")
 }
 
 // pages lists all pages. Next asks for one, and returns the token of the next.

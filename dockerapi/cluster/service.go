@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"slices"
+	"unicode/utf8"
 
 	"github.com/moby/moby/api/types/registry"
 	"github.com/moby/moby/api/types/swarm"
@@ -43,6 +44,9 @@ func (serviceSpec) read(r *http.Request) (*musterv1.ServiceSpec, error) {
 		return nil, server.BadRequest(err)
 	}
 	if auth := r.Header.Get(registry.AuthHeader); auth != "" {
+		if !utf8.ValidString(auth) {
+			return nil, server.Errorf(http.StatusBadRequest, "%s: want credentials in base64", registry.AuthHeader)
+		}
 		spec.Task.GetContainer().PullOptions = &musterv1.PullOptions{RegistryAuth: auth}
 	}
 	return spec, nil

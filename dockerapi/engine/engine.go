@@ -63,6 +63,12 @@ func New(address string, log *zap.Logger) (*Engine, error) {
 	e.proxy = &httputil.ReverseProxy{
 		Rewrite: func(p *httputil.ProxyRequest) {
 			p.Out.URL.Scheme, p.Out.URL.Host, p.Out.Host = "http", "engine", "engine"
+			// A route takes the version off the path. The answer must be that of the
+			// version that the client speaks.
+			p.Out.URL.Path = server.Versioned(p.In.Context(), p.Out.URL.Path)
+			if p.Out.URL.RawPath != "" {
+				p.Out.URL.RawPath = server.Versioned(p.In.Context(), p.Out.URL.RawPath)
+			}
 		},
 		Transport: transport,
 		// Streams are passed on as they come; attach and exec by an upgrade.

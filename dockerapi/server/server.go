@@ -10,10 +10,13 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"net/url"
+	"path"
 	"regexp"
 	"runtime"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"go.uber.org/zap"
 )
@@ -98,7 +101,11 @@ func (w *startedWriter) Write(p []byte) (int, error) {
 // Unwrap lets [http.ResponseController] reach the server's own writer.
 func (w *startedWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
-var versioned = regexp.MustCompile(`^/v(\d{1,4}\.\d{1,4})(/.*)$`)
+// versioned matches paths that Docker reads as ones with a version, also with one that is
+// malformed: an Engine must not get a path that this server understands otherwise.
+var versioned = regexp.MustCompile(`^/v([0-9.]+)(/.*)$`)
+
+var wellFormed = regexp.MustCompile(`^\d{1,4}\.\d{1,4}$`)
 
 type versionKey struct{}
 
@@ -108,10 +115,22 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.Set("Api-Version", newest)
 	h.Set("Ostype", runtime.GOOS)
 	h.Set("Server", fmt.Sprintf("Muster/%s (%s)", s.cfg.Version, runtime.GOOS))
+	if !utf8.ValidString(r.URL.Path) {
+		WriteError(w, http.StatusBadRequest, "the path is not UTF-8")
+		return
+	}
+	if clean := cleaned(r.URL.Path); clean != r.URL.Path {
+		// As in Docker. Otherwise a path could mean different things here and there.
+		http.Redirect(w, r, (&url.URL{Path: clean, RawQuery: r.URL.RawQuery}).String(), http.StatusMovedPermanently)
+		return
+	}
 	version := newest
 	if m := versioned.FindStringSubmatch(r.URL.Path); m != nil {
 		version = m[1]
 		switch {
+		case !wellFormed.MatchString(version):
+			WriteError(w, http.StatusBadRequest, fmt.Sprintf("malformed API version %s: want one such as %s", version, Newest))
+			return
 		case less(version, Oldest):
 			WriteError(w, http.StatusBadRequest, fmt.Sprintf("client version %s is too old. Minimum supported API version is %s, please upgrade your client to a newer version", version, Oldest))
 			return
@@ -149,6 +168,23 @@ func Version(ctx context.Context) string {
 		return v
 	}
 	return Newest
+}
+
+// cleaned returns a path without elements that are empty or dots.
+func cleaned(p string) string {
+	clean := path.Clean("/" + p)
+	if clean != "/" && strings.HasSuffix(p, "/") {
+		clean += "/"
+	}
+	return clean
+}
+
+// Versioned returns a path with the version that the client speaks, if it has none.
+func Versioned(ctx context.Context, path string) string {
+	if versioned.MatchString(path) {
+		return path
+	}
+	return "/v" + Version(ctx) + path
 }
 
 // Before tells whether the client speaks a version older than the given one.
