@@ -359,11 +359,17 @@ func (p *picture) noNetworks() {
 	}
 }
 
-// takenBlock is a block that was taken from a node, which had a task on the network.
-type takenBlock struct{ block, node, assignment string }
+// takenBlock is a block that was taken from a node, which has a task on its network.
+type takenBlock struct {
+	network, node, assignment string
+	number                    uint32
+	// seen says that the task was seen with an address of the block.
+	seen bool
+}
 
 // allocations notes the blocks that are taken from nodes that have tasks on their networks.
-// The end of the tasks may show later: they are in other shards.
+// That says little yet: such a task may have come after the block was taken, or have ended
+// before, since snapshots may show changes of several shards in another order.
 func (o *observer) allocations(from, to *store.Snapshot) {
 	for ch := range o.tables.Blocks.Changes(from, to) {
 		id, _, _ := state.SplitKey(ch.Key())
@@ -378,34 +384,61 @@ func (o *observer) allocations(from, to *store.Snapshot) {
 			continue
 		}
 		node := ch.Old.Value.NodeId
+		number, _ := state.BlockNumber(ch.Key())
 		for a := range o.tables.Assignments.Scan(to, node+"/") {
 			if _, before := o.tables.Assignments.Get(from, a.Key); before && slices.Contains(a.Value.Networks, id) {
-				o.taken = append(o.taken, takenBlock{ch.Old.Key, node, a.Key})
+				o.taken = append(o.taken, &takenBlock{network: id, node: node, number: number, assignment: a.Key})
 			}
 		}
 	}
 }
 
-// takeTaken returns the blocks that were taken since the last call.
-func (o *observer) takeTaken() []takenBlock {
+// robbed checks that no task keeps running with an address of a block that was taken from
+// its node.
+func (p *picture) robbed() {
+	o := p.observer
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	taken := o.taken
-	o.taken = nil
-	return taken
+	o.taken = slices.DeleteFunc(o.taken, func(b *takenBlock) bool {
+		addressed, known := p.holds(b)
+		if addressed && b.seen {
+			p.fault("task %s runs on %s with an address of block %d of network %s, which was taken from the node",
+				b.assignment, b.node, b.number, short(b.network))
+		}
+		done := known && (!addressed || b.seen)
+		b.seen = addressed
+		return done
+	})
 }
 
-// robbed checks that no block was taken from a node that still has tasks on its network.
-func (p *picture) robbed() {
+// holds reports whether a task has an address of a block that its node does not hold, and
+// whether that can be known yet.
+func (p *picture) holds(b *takenBlock) (addressed, known bool) {
 	t := p.observer.tables
-	for _, b := range p.observer.takeTaken() {
-		if spec, _ := t.Nodes.Get(p.now, b.node); spec.Value.GetRemoved() {
-			continue
-		}
-		if _, still := t.Assignments.Get(p.now, b.assignment); still {
-			p.fault("block %s was taken from %s, which has task %s on the network", b.block, b.node, b.assignment)
+	_, assigned := t.Assignments.Get(p.now, b.assignment)
+	s, reported := t.Statuses.Get(p.now, b.assignment)
+	if spec, _ := t.Nodes.Get(p.now, b.node); !assigned || spec.Value.GetRemoved() || s.Value.GetState() > musterv1.TaskState_RUNNING {
+		return false, true
+	}
+	if e, ok := t.Blocks.Get(p.now, state.BlockKey(b.network, b.number)); ok && e.Value.NodeId == b.node {
+		return false, true
+	}
+	if !reported || len(s.Value.Networks) == 0 {
+		return false, false
+	}
+	subnets, _ := t.NetworkStates.Get(p.now, b.network)
+	layout, err := addresses.ReadLayout(subnets.Value)
+	if err != nil {
+		return false, true
+	}
+	for _, n := range s.Value.Networks {
+		for _, text := range n.Addresses {
+			if _, in := layout.Block(b.number).Offset(netip.MustParseAddr(text)); in && n.NetworkId == b.network {
+				return true, true
+			}
 		}
 	}
+	return false, true
 }
 
 // holders checks that no port and no virtual address has two holders.

@@ -30,8 +30,8 @@ type observer struct {
 	// slots with more than one such task, until the judge has seen them.
 	live     map[string]map[string]bool
 	overlaps []overlap
-	// taken holds blocks that were taken from nodes, until the judge has seen them.
-	taken []takenBlock
+	// taken holds blocks that were taken from nodes, until the judge is done with them.
+	taken []*takenBlock
 	turns *turns
 	// dependents is nil unless services depend on others.
 	dependents *dependents
