@@ -59,8 +59,8 @@ type Config struct {
 	Sweep time.Duration
 	// SpecGrace is how long a task spec or a blob is kept that nothing refers to.
 	SpecGrace time.Duration
-	// MaxConfigBytes bounds the data of all configs of the cluster together, and that of
-	// all secrets; 0 means no limit.
+	// MaxConfigBytes bounds the data of all configs of the cluster together, that of all
+	// secrets, and the revisions of all stacks; 0 means no limit.
 	MaxConfigBytes uint64
 	// RotationLeast is how long a rotation of the authority's root takes at least,
 	// so that daemons that happen to be off for a while take part in it.
@@ -68,8 +68,8 @@ type Config struct {
 	// Authority is the cluster's own, run by the caller. Nil: certificates come
 	// from elsewhere.
 	Authority *ca.Authority
-	// Keys are the cluster's, which seal secrets. Nil: there are none, and secrets are
-	// refused.
+	// Keys are the cluster's, which seal secrets and stacks. Nil: there are none, and both
+	// are refused.
 	Keys *seal.Keyring
 	// Limits bound how often a client may call over REST; the gRPC server has them
 	// already. Nil: there are none.
@@ -98,7 +98,7 @@ func DefaultConfig() Config {
 func (c *Config) AddFlags(fs *pflag.FlagSet) {
 	fs.DurationVar(&c.Sweep, "sweep-interval", c.Sweep, "time between searches for records that are no longer referred to")
 	fs.DurationVar(&c.SpecGrace, "spec-grace", c.SpecGrace, "time for which a task spec, or data of a config or secret, without references is kept")
-	fs.Uint64Var(&c.MaxConfigBytes, "max-config-bytes", c.MaxConfigBytes, "maximum total size of all configs in bytes, and of all secrets; set it to the same value on each apid; 0: no limit")
+	fs.Uint64Var(&c.MaxConfigBytes, "max-config-bytes", c.MaxConfigBytes, "maximum total size of all configs in bytes, of all secrets, and of all revisions of stacks; set it to the same value on each apid; 0: no limit")
 	fs.DurationVar(&c.RotationLeast, "root-rotation-least", c.RotationLeast, "minimum time for which the old root stays trusted after a rotation, for daemons that are off")
 }
 

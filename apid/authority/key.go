@@ -79,7 +79,7 @@ func (c *Control) ResealCluster(ctx context.Context, _ *musterv1.ResealClusterRe
 		return nil, err
 	}
 	key := c.KeyNames()[0]
-	secrets := len(c.opt.Sealer.Count()) > 0
+	secrets := c.opt.Sealer.HasSecrets()
 	var without []string
 	for _, h := range holders {
 		// A cluster without secrets needs no key at dispatchers.

@@ -54,7 +54,12 @@ func (s *Server) CreateConfig(ctx context.Context, req *musterv1.CreateConfigReq
 	writing, cancel := s.Writing(ctx)
 	defer cancel()
 	err := withData(writing, s.blobs, req.Spec.Data, func(_ []byte, keep func(tx *store.Tx) error) error {
-		return s.configs.createAs(writing, id, func(tx *store.Tx) (*recordv1.Config, error) { return record, keep(tx) })
+		return s.configs.createAs(writing, id, func(tx *store.Tx) (*recordv1.Config, error) {
+			if err := s.checkStack(tx, req.Spec.Labels); err != nil {
+				return nil, err
+			}
+			return record, keep(tx)
+		})
 	})
 	if err != nil {
 		return nil, err

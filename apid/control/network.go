@@ -36,6 +36,9 @@ func (s *Server) CreateNetwork(ctx context.Context, req *musterv1.CreateNetworkR
 	now := time.Now().UnixMilli()
 	record := &recordv1.Network{Spec: req.Spec, CreatedAt: now, UpdatedAt: now}
 	id, err := s.networks.create(ctx, func(tx *store.Tx, _ string) (*recordv1.Network, error) {
+		if err := s.checkStack(tx, req.Spec.Labels); err != nil {
+			return nil, err
+		}
 		if err := s.checkSpace(tx, req.Spec); err != nil {
 			return nil, err
 		}

@@ -47,12 +47,16 @@ func (s *Server) CreateSecret(ctx context.Context, req *musterv1.CreateSecretReq
 		return nil, err
 	}
 	id, now := state.NewID(), time.Now().UnixMilli()
-	err := s.withSealed(ctx, id, req.Spec.Data, func(ctx context.Context, keep func(tx *store.Tx) (*recordv1.Secret, error)) error {
+	err := s.withSealed(ctx, s.sealed, seal.SecretUse(id), req.Spec.Data, func(ctx context.Context, keep func(tx *store.Tx) (sealedData, error)) error {
 		return s.secrets.createAs(ctx, id, func(tx *store.Tx) (*recordv1.Secret, error) {
-			record, err := keep(tx)
+			if err := s.checkStack(tx, req.Spec.Labels); err != nil {
+				return nil, err
+			}
+			kept, err := keep(tx)
 			if err != nil {
 				return nil, err
 			}
+			record := kept.secret()
 			record.Spec, record.CreatedAt, record.UpdatedAt, record.RotatedAt = withoutSecretData(req.Spec), now, now, now
 			return record, nil
 		})
@@ -64,27 +68,38 @@ func (s *Server) CreateSecret(ctx context.Context, req *musterv1.CreateSecretReq
 	return &musterv1.CreateSecretResponse{Secret: m}, err
 }
 
-// withSealed seals data for a secret and writes it. Then it calls write with a function
-// that its transaction must call: that returns the record with what it says of the data.
-func (s *Server) withSealed(ctx context.Context, id string, data []byte, write func(ctx context.Context, keep func(tx *store.Tx) (*recordv1.Secret, error)) error) error {
+// sealedData is what a record says of its sealed data.
+type sealedData struct {
+	envelope *recordv1.Envelope
+	digest   []byte
+	size     uint64
+}
+
+func (d sealedData) secret() *recordv1.Secret {
+	return &recordv1.Secret{Envelope: d.envelope, Digest: d.digest, Size: d.size}
+}
+
+// withSealed seals data for a use and writes it. Then it calls write with a function that
+// its transaction must call.
+func (s *Server) withSealed(ctx context.Context, in *blobs.Blobs, use string, data []byte, write func(ctx context.Context, keep func(tx *store.Tx) (sealedData, error)) error) error {
 	ctx, cancel := s.Writing(ctx)
 	defer cancel()
 	key, err := s.opt.Sealer.Current(ctx, s.Snapshot())
 	if err != nil {
-		return s.Fail("seal data of secret", err)
+		return s.Fail("seal data", err)
 	}
-	envelope, sealed, err := key.Envelop(seal.SecretUse(id), data)
+	envelope, sealed, err := key.Envelop(use, data)
 	if err != nil {
-		return s.Fail("seal data of secret", err)
+		return s.Fail("seal data", err)
 	}
-	return withData(ctx, s.sealed, sealed, func(digest []byte, keep func(tx *store.Tx) error) error {
-		return write(ctx, func(tx *store.Tx) (*recordv1.Secret, error) {
+	return withData(ctx, in, sealed, func(digest []byte, keep func(tx *store.Tx) error) error {
+		return write(ctx, func(tx *store.Tx) (sealedData, error) {
 			if err := keep(tx); err != nil {
-				return nil, err
+				return sealedData{}, err
 			}
 			// Another key may seal by now.
-			current, err := s.opt.Sealer.Rewrap(ctx, tx, envelope, seal.SecretUse(id))
-			return &recordv1.Secret{Envelope: current, Digest: digest, Size: uint64(len(sealed))}, err
+			current, err := s.opt.Sealer.Rewrap(ctx, tx, envelope, use)
+			return sealedData{current, digest, uint64(len(sealed))}, err
 		})
 	})
 }
@@ -176,12 +191,12 @@ func (s *Server) RotateSecret(ctx context.Context, req *musterv1.RotateSecretReq
 		return nil, err
 	}
 	var m *musterv1.Secret
-	err = s.withSealed(ctx, id, req.Data, func(ctx context.Context, keep func(tx *store.Tx) (*recordv1.Secret, error)) (err error) {
+	err = s.withSealed(ctx, s.sealed, seal.SecretUse(id), req.Data, func(ctx context.Context, keep func(tx *store.Tx) (sealedData, error)) (err error) {
 		m, err = s.secrets.update(ctx, id, &req.Version, func(tx *store.Tx, _ string, e store.Entry[*recordv1.Secret]) (*recordv1.Secret, error) {
 			if err := validate.Template("data", e.Value.GetSpec().GetTemplating(), req.Data); err != nil {
 				return nil, err
 			}
-			next, err := keep(tx)
+			kept, err := keep(tx)
 			if err != nil {
 				return nil, err
 			}
@@ -189,6 +204,7 @@ func (s *Server) RotateSecret(ctx context.Context, req *musterv1.RotateSecretReq
 				return nil, err
 			}
 			now := max(time.Now().UnixMilli(), e.Value.UpdatedAt)
+			next := kept.secret()
 			next.Spec, next.CreatedAt, next.UpdatedAt, next.RotatedAt = e.Value.Spec, e.Value.CreatedAt, now, now
 			return next, nil
 		})

@@ -52,8 +52,8 @@ type Options struct {
 	Watchers prometheus.Gauge
 	// Bookmark is how often a quiet watch is sent a fresh resume token.
 	Bookmark time.Duration
-	// MaxConfigBytes bounds the data of all configs together, and that of all secrets; 0
-	// means no limit.
+	// MaxConfigBytes bounds the data of all configs together, that of all secrets, and the
+	// contents of all stacks; 0 means no limit.
 	MaxConfigBytes uint64
 }
 
@@ -76,8 +76,8 @@ type Server struct {
 	catalog  catalogCache
 	events   eventFields
 	blobs    *blobs.Blobs
-	// sealed holds the data of secrets.
-	sealed *blobs.Blobs
+	// sealed holds the data of secrets, and contents those of stacks.
+	sealed, contents *blobs.Blobs
 
 	services *kind[*recordv1.Service, *objects.Service, *musterv1.Service]
 	tasks    *kind[*recordv1.Task, *objects.Task, *musterv1.Task]
@@ -85,6 +85,7 @@ type Server struct {
 	clusters *kind[*recordv1.Cluster, *objects.Cluster, *musterv1.Cluster]
 	configs  *kind[*recordv1.Config, *objects.Config, *musterv1.Config]
 	secrets  *kind[*recordv1.Secret, *objects.Secret, *musterv1.Secret]
+	stacks   *kind[*recordv1.Stack, *objects.Stack, *musterv1.Stack]
 	networks *kind[*recordv1.Network, *objects.Network, *musterv1.Network]
 }
 
@@ -96,10 +97,10 @@ func New(b *backend.Backend, opt Options) *Server {
 		Service: opt.Tokens, Control: opt.Authority.Control(), Backend: b,
 		opt: opt, validate: validate.New(parseConstraints), events: newEventFields(),
 		blobs:  blobs.New(b, b.Tables.Blobs, "config", opt.MaxConfigBytes),
-		sealed: blobs.New(b, b.Tables.SealedBlobs, "secret", opt.MaxConfigBytes),
+		sealed: blobs.New(b, b.Tables.SealedBlobs, "secret", opt.MaxConfigBytes), contents: blobs.New(b, b.Tables.StackBlobs, "stack", opt.MaxConfigBytes),
 	}
 	s.services, s.tasks, s.nodes, s.clusters = s.serviceKind(), s.taskKind(), s.nodeKind(), s.clusterKind()
-	s.configs, s.secrets, s.networks = s.configKind(), s.secretKind(), s.networkKind()
+	s.configs, s.secrets, s.stacks, s.networks = s.configKind(), s.secretKind(), s.stackKind(), s.networkKind()
 	return s
 }
 

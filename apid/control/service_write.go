@@ -28,6 +28,9 @@ import (
 // transaction, and returns its id. A service without a name gets a generated one.
 func (s *Server) createService(ctx context.Context, spec *musterv1.ServiceSpec, now time.Time) (string, error) {
 	return s.services.create(ctx, func(tx *store.Tx, id string) (*recordv1.Service, error) {
+		if err := s.checkStack(tx, spec.Labels); err != nil {
+			return nil, err
+		}
 		task, err := s.withNetworkIDs(tx, spec.Task)
 		if err != nil {
 			return nil, err

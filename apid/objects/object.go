@@ -34,13 +34,14 @@ var (
 	_ Object = (*Config)(nil)
 	_ Object = (*Network)(nil)
 	_ Object = (*Secret)(nil)
+	_ Object = (*Stack)(nil)
 )
 
 // Kinds returns the kinds of objects that a view holds.
 func Kinds() []musterv1.ObjectKind {
 	return []musterv1.ObjectKind{
 		musterv1.ObjectKind_CLUSTER, musterv1.ObjectKind_NODE, musterv1.ObjectKind_SERVICE, musterv1.ObjectKind_TASK,
-		musterv1.ObjectKind_CONFIG, musterv1.ObjectKind_NETWORK, musterv1.ObjectKind_SECRET,
+		musterv1.ObjectKind_CONFIG, musterv1.ObjectKind_NETWORK, musterv1.ObjectKind_SECRET, musterv1.ObjectKind_STACK,
 	}
 }
 

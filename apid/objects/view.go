@@ -1,5 +1,5 @@
 // Package objects holds the objects of the API in memory: services, tasks, nodes,
-// networks, configs, secrets and the cluster, each joined from the records of its owners. It follows the
+// networks, configs, secrets, stacks and the cluster, each joined from the records of its owners. It follows the
 // store's snapshots, keeps what lists and counts need, and remembers the last
 // changes of objects so that watches can continue where they stopped. It only
 // reads.
@@ -53,6 +53,7 @@ type View struct {
 	loads    map[string]*load
 	configs  *Collection[*recordv1.Config]
 	secrets  *Collection[*recordv1.Secret]
+	stacks   *Collection[*recordv1.Stack]
 	networks *networks
 	// collections are those of all kinds that have one.
 	collections []collection
@@ -73,9 +74,9 @@ func New(source Source, tables *state.Tables, remember int) *View {
 		follower: state.NewFollower(tables), serviceIDs: map[string]string{},
 		counts: map[string]*counts{}, loads: map[string]*load{}, specUses: map[string]int{},
 		globals: map[string]struct{}{}, paused: map[string]struct{}{}, cluster: defaultCluster(),
-		configs: newCollection(configKind(tables)), secrets: newCollection(secretKind(tables)), networks: newNetworks(tables),
+		configs: newCollection(configKind(tables)), secrets: newCollection(secretKind(tables)), stacks: newCollection(stackKind(tables)), networks: newNetworks(tables),
 	}
-	v.collections = []collection{v.configs, v.networks, v.secrets}
+	v.collections = []collection{v.configs, v.networks, v.secrets, v.stacks}
 	counted := joined(tables)
 	// Only a node's two tables together say whether it exists.
 	presence := [][]sequenced{{tables.Services}, {tables.Tasks}, {tables.Nodes, tables.NodeStates}}
@@ -92,6 +93,7 @@ func Tables(t *state.Tables) []store.TableDef {
 	return []store.TableDef{
 		t.Services, t.Specs, t.Nodes, t.Clusters, t.Tasks, t.Rollouts, t.Endpoints,
 		t.Assignments, t.Placements, t.NodeStates, t.Statuses, t.Names, t.Configs, t.Secrets, t.Sealing, t.SealedBlobs, t.Blobs,
+		t.Stacks, t.StackBlobs,
 		t.Networks, t.NetworkStates, t.Blocks,
 	}
 }

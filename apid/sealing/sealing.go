@@ -1,5 +1,5 @@
-// Package sealing decides with which of the cluster's keys apid seals secrets, and seals
-// them again when an operator replaces the key.
+// Package sealing decides with which of the cluster's keys apid seals secrets and stacks, and
+// seals them again when an operator replaces the key.
 //
 // The store says which key that is (table "sealing"), and not the order of an apid's file:
 // the files of apids and dispatchers change at different times, and all must be able to
@@ -24,8 +24,8 @@ import (
 	"github.com/musterhq/muster/internal/store"
 )
 
-// batch is how many records one transaction seals again.
-const batch = 64
+// How many records one transaction seals again. A stack's may have 60 KB.
+const secretBatch, stackBatch = 64, 4
 
 // Sealer seals with the cluster's keys.
 type Sealer struct {
@@ -52,10 +52,19 @@ func (s *Sealer) Open(id string, record *recordv1.Secret, sealed []byte) ([]byte
 	return s.keys.OpenSecret(id, record, sealed)
 }
 
+// OpenStack returns the content of a revision of a stack.
+func (s *Sealer) OpenStack(id string, r *recordv1.StackRevision, sealed []byte) ([]byte, error) {
+	content, err := s.keys.Open(r.GetEnvelope(), seal.StackUse(id), sealed)
+	if err != nil {
+		return nil, fmt.Errorf("open revision %d of stack %s: %w", r.GetNumber(), id, err)
+	}
+	return content, nil
+}
+
 // errNoKey answers where apid has no key.
 func errNoKey() error {
 	return status.Error(codes.FailedPrecondition,
-		"this apid has no key to seal secrets with: start every apid and every dispatcherd with --cluster-key-file (`muster init` creates the file)")
+		"this apid has no key to seal secrets and stacks with: start every apid and every dispatcherd with --cluster-key-file (`muster init` creates the file)")
 }
 
 // Current returns the key that seals now.
@@ -74,7 +83,7 @@ func (s *Sealer) Current(ctx context.Context, r store.Reader) (*seal.Key, error)
 	}
 	key := s.keys.Find(name)
 	if key == nil {
-		return nil, status.Errorf(codes.FailedPrecondition, "secrets are sealed with cluster key %s, which this apid does not have: add it to its --cluster-key-file", name)
+		return nil, status.Errorf(codes.FailedPrecondition, "secrets and stacks are sealed with cluster key %s, which this apid does not have: add it to its --cluster-key-file", name)
 	}
 	return key, nil
 }
@@ -110,39 +119,98 @@ func (s *Sealer) Reseal(ctx context.Context, name string) error {
 		return err
 	}
 	// What others have sealed before that shows in the snapshot from here on.
-	if err := s.Sync(ctx, s.Tables.Secrets); err != nil {
+	if err := s.Sync(ctx, s.Tables.Secrets, s.Tables.Stacks); err != nil {
 		return err
 	}
+	if err := resealTable(ctx, s, secretRecords(s.Tables), key); err != nil {
+		return err
+	}
+	return resealTable(ctx, s, stackRecords(s.Tables), key)
+}
+
+// records are those of a table that hold envelopes.
+type records[R proto.Message] struct {
+	table *store.Table[R]
+	kind  string
+	name  func(record R) string
+	use   func(id string) string
+	// envelopes returns pointers into a record.
+	envelopes func(record R) []**recordv1.Envelope
+	// batch is how many records one transaction seals again.
+	batch int
+}
+
+func secretRecords(t *state.Tables) records[*recordv1.Secret] {
+	return records[*recordv1.Secret]{
+		t.Secrets, "secret", func(r *recordv1.Secret) string { return r.GetSpec().GetName() }, seal.SecretUse,
+		func(r *recordv1.Secret) []**recordv1.Envelope { return []**recordv1.Envelope{&r.Envelope} },
+		secretBatch,
+	}
+}
+
+func stackRecords(t *state.Tables) records[*recordv1.Stack] {
+	return records[*recordv1.Stack]{
+		t.Stacks, "stack", (*recordv1.Stack).GetName, seal.StackUse,
+		func(r *recordv1.Stack) []**recordv1.Envelope {
+			all := make([]**recordv1.Envelope, 0, len(r.Revisions))
+			for _, revision := range r.Revisions {
+				all = append(all, &revision.Envelope)
+			}
+			return all
+		},
+		stackBatch,
+	}
+}
+
+// sealedBy returns the names of the keys that seal a record.
+func (t records[R]) sealedBy(record R) map[string]bool {
+	names := map[string]bool{}
+	for _, e := range t.envelopes(record) {
+		names[(*e).GetKeyName()] = true
+	}
+	return names
+}
+
+// sealedOnlyBy reports whether no other key seals a record.
+func (t records[R]) sealedOnlyBy(record R, name string) bool {
+	names := t.sealedBy(record)
+	return len(names) == 1 && names[name]
+}
+
+// resealTable seals the data keys of all records of a table with a key.
+func resealTable[R proto.Message](ctx context.Context, s *Sealer, t records[R], key *seal.Key) error {
 	var others []string
-	for e := range s.Tables.Secrets.Scan(s.Snapshot(), "") {
-		if e.Value.Envelope.GetKeyName() != name {
+	for e := range t.table.Scan(s.Snapshot(), "") {
+		if !t.sealedOnlyBy(e.Value, key.Name()) {
 			others = append(others, e.Key)
 		}
 	}
-	for ids := range slices.Chunk(others, batch) {
-		if err := s.Update(ctx, func(tx *store.Tx) error { return s.reseal(tx, ids, key) }); err != nil {
+	for ids := range slices.Chunk(others, t.batch) {
+		if err := s.Update(ctx, func(tx *store.Tx) error { return resealRecords(tx, s.keys, t, ids, key) }); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// reseal seals the data keys of some secrets with a key. Secrets that are gone by now, or
-// were sealed with it since, are left alone.
-func (s *Sealer) reseal(tx *store.Tx, ids []string, key *seal.Key) error {
+// resealRecords does it with some records. Those that are gone by now, or were sealed with the
+// key since, are left alone.
+func resealRecords[R proto.Message](tx *store.Tx, keys *seal.Keyring, t records[R], ids []string, key *seal.Key) error {
 	changed := false
 	for _, id := range ids {
-		e, ok := s.Tables.Secrets.Get(tx, id)
-		if !ok || e.Value.Envelope.GetKeyName() == key.Name() {
+		e, ok := t.table.Get(tx, id)
+		if !ok || t.sealedOnlyBy(e.Value, key.Name()) {
 			continue
 		}
-		envelope, err := s.keys.Rewrap(e.Value.Envelope, seal.SecretUse(id), key)
-		if err != nil {
-			return status.Error(codes.FailedPrecondition, fmt.Sprintf("secret %q: %v", e.Value.GetSpec().GetName(), err))
-		}
 		next := proto.CloneOf(e.Value)
-		next.Envelope = envelope
-		s.Tables.Secrets.Put(tx, id, next)
+		for _, envelope := range t.envelopes(next) {
+			rewrapped, err := keys.Rewrap(*envelope, t.use(id), key)
+			if err != nil {
+				return status.Error(codes.FailedPrecondition, fmt.Sprintf("%s %q: %v", t.kind, t.name(e.Value), err))
+			}
+			*envelope = rewrapped
+		}
+		t.table.Put(tx, id, next)
 		changed = true
 	}
 	if !changed {
@@ -154,8 +222,24 @@ func (s *Sealer) reseal(tx *store.Tx, ids []string, key *seal.Key) error {
 // Count returns how many records each key seals.
 func (s *Sealer) Count() map[string]uint64 {
 	counts := map[string]uint64{}
-	for e := range s.Tables.Secrets.Scan(s.Snapshot(), "") {
-		counts[e.Value.Envelope.GetKeyName()]++
-	}
+	now := s.Snapshot()
+	count(counts, now, secretRecords(s.Tables))
+	count(counts, now, stackRecords(s.Tables))
 	return counts
+}
+
+func count[R proto.Message](counts map[string]uint64, r store.Reader, t records[R]) {
+	for e := range t.table.Scan(r, "") {
+		for name := range t.sealedBy(e.Value) {
+			counts[name]++
+		}
+	}
+}
+
+// HasSecrets reports whether there is a secret, which dispatchers open.
+func (s *Sealer) HasSecrets() bool {
+	for range s.Tables.Secrets.Scan(s.Snapshot(), "") {
+		return true
+	}
+	return false
 }

@@ -24,6 +24,7 @@ func blobsOf(t *state.Tables) []blobs {
 	return []blobs{
 		{"data of configs", t.Blobs, unused{}, func(r store.Reader) map[string]bool { return digests(t.Configs, r) }},
 		{"data of secrets", t.SealedBlobs, unused{}, func(r store.Reader) map[string]bool { return digests(t.Secrets, r) }},
+		{"contents of stacks", t.StackBlobs, unused{}, func(r store.Reader) map[string]bool { return stackDigests(t, r) }},
 	}
 }
 
@@ -31,6 +32,16 @@ func digests[R interface{ GetDigest() []byte }](table *store.Table[R], r store.R
 	used := map[string]bool{}
 	for e := range table.Scan(r, "") {
 		used[state.BlobKey(e.Value.GetDigest())] = true
+	}
+	return used
+}
+
+func stackDigests(t *state.Tables, r store.Reader) map[string]bool {
+	used := map[string]bool{}
+	for e := range t.Stacks.Scan(r, "") {
+		for _, revision := range e.Value.Revisions {
+			used[state.BlobKey(revision.Digest)] = true
+		}
 	}
 	return used
 }

@@ -19,27 +19,35 @@ const (
 // Config checks the spec of a config: of a new one, or one that replaces another, whose
 // name and data may be left out.
 func (v *Validator) Config(spec *musterv1.ConfigSpec, fresh bool) error {
-	var r Report
+	return v.config(spec, fresh).Err()
+}
+
+func (v *Validator) config(spec *musterv1.ConfigSpec, fresh bool) *Report {
+	r := &Report{}
 	if spec == nil {
 		r.Invalid("spec", "is required")
-		return r.Err()
+		return r
 	}
-	v.checkNamedData(&r, spec, fresh, MaxConfig)
-	return r.Err()
+	v.checkNamedData(r, spec, fresh, MaxConfig)
+	return r
 }
 
 // Secret checks the spec of a secret in the same way.
 func (v *Validator) Secret(spec *musterv1.SecretSpec, fresh bool) error {
-	var r Report
+	return v.secret(spec, fresh).Err()
+}
+
+func (v *Validator) secret(spec *musterv1.SecretSpec, fresh bool) *Report {
+	r := &Report{}
 	if spec == nil {
 		r.Invalid("spec", "is required")
-		return r.Err()
+		return r
 	}
-	v.checkNamedData(&r, spec, fresh, MaxSecret)
+	v.checkNamedData(r, spec, fresh, MaxSecret)
 	if spec.Driver != nil {
 		r.Unimplemented("spec.driver", "drivers for secrets are not implemented yet")
 	}
-	return r.Err()
+	return r
 }
 
 // Data checks the new data of a config or secret.

@@ -73,28 +73,32 @@ func networkGaps() []gap {
 // Network checks the spec of a new network. A driver of which only plugins know must be
 // one that a node of the catalog has.
 func (v *Validator) Network(spec *musterv1.NetworkSpec, catalog *Catalog) error {
-	var r Report
+	return v.network(spec, catalog).Err()
+}
+
+func (v *Validator) network(spec *musterv1.NetworkSpec, catalog *Catalog) *Report {
+	r := &Report{}
 	if spec == nil {
 		r.Invalid("spec", "is required")
-		return r.Err()
+		return r
 	}
 	gaps := indexGaps(networkGaps())
 	walk(spec.ProtoReflect(), "spec", "", func(path, shape string, fd protoreflect.FieldDescriptor, value protoreflect.Value) {
-		wellFormed(&r, path, fd, value)
+		wellFormed(r, path, fd, value)
 		for _, g := range gaps[shape] {
-			g.report(&r, path, value)
+			g.report(r, path, value)
 		}
 	})
-	v.pattern.checkName(&r, "spec.name", spec.Name)
+	v.pattern.checkName(r, "spec.name", spec.Name)
 	if meaning := reservedNames()[strings.ToLower(spec.Name)]; meaning != "" {
 		r.Invalid("spec.name", "%q is reserved: %s; choose another name", spec.Name, meaning)
 	}
 	if strings.EqualFold(spec.Name, IngressNetwork) && !spec.Ingress {
 		r.Invalid("spec.name", "%q is the name of the network that published ports lead into; choose another name, or set ingress", spec.Name)
 	}
-	checkLabels(&r, "spec.labels", spec.Labels)
-	checkDriver(&r, spec, catalog)
-	dual := checkSubnets(&r, "spec.ipam.configs", spec)
+	checkLabels(r, "spec.labels", spec.Labels)
+	checkDriver(r, spec, catalog)
+	dual := checkSubnets(r, "spec.ipam.configs", spec)
 	least := uint32(minMTU)
 	if dual {
 		least = minMTU6
@@ -102,7 +106,7 @@ func (v *Validator) Network(spec *musterv1.NetworkSpec, catalog *Catalog) error 
 	if spec.Mtu != 0 && (spec.Mtu < least || spec.Mtu > maxMTU) {
 		r.Invalid("spec.mtu", "is %d; must be from %d to %d, or 0 to derive it from the network between the nodes", spec.Mtu, least, maxMTU)
 	}
-	return r.Err()
+	return r
 }
 
 // checkEncrypted refuses an encrypted network that no node could serve.

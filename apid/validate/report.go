@@ -46,6 +46,20 @@ func (r *Report) Waiting(field, format string, args ...any) {
 	r.waiting = append(r.waiting, Violation{Field: field, Description: fmt.Sprintf(format, args...)})
 }
 
+// include adds what is wrong with a spec inside of another, at a path.
+func (r *Report) include(at string, of *Report) {
+	moved := func(list []Violation) []Violation {
+		all := make([]Violation, len(list))
+		for i, v := range list {
+			all[i] = Violation{at + strings.TrimPrefix(v.Field, "spec"), v.Description}
+		}
+		return all
+	}
+	r.invalid = append(r.invalid, moved(of.invalid)...)
+	r.unimplemented = append(r.unimplemented, moved(of.unimplemented)...)
+	r.waiting = append(r.waiting, moved(of.waiting)...)
+}
+
 // Err returns nil if nothing is wrong, and else the gRPC status that says it
 // all. Its code is that of the worst kind of fault.
 func (r *Report) Err() error {

@@ -33,43 +33,47 @@ func New(constraints func([]string) error) *Validator {
 // Service checks a service's spec against what the executors of the catalog
 // can run, and returns a gRPC status that names all that is wrong.
 func (v *Validator) Service(spec *musterv1.ServiceSpec, catalog *Catalog) error {
-	var r Report
+	return v.service(spec, catalog).Err()
+}
+
+func (v *Validator) service(spec *musterv1.ServiceSpec, catalog *Catalog) *Report {
+	r := &Report{}
 	if spec == nil {
 		r.Invalid("spec", "is required")
-		return r.Err()
+		return r
 	}
 	walk(spec.ProtoReflect(), "spec", "", func(path, shape string, fd protoreflect.FieldDescriptor, value protoreflect.Value) {
-		wellFormed(&r, path, fd, value)
+		wellFormed(r, path, fd, value)
 		for _, g := range v.gaps[shape] {
-			g.report(&r, path, value)
+			g.report(r, path, value)
 		}
 	})
 	// A service without a name gets one, or keeps the one it has.
 	if spec.Name != "" {
-		v.pattern.checkName(&r, "spec.name", spec.Name)
+		v.pattern.checkName(r, "spec.name", spec.Name)
 	}
-	checkLabels(&r, "spec.labels", spec.Labels)
-	checkMode(&r, spec)
-	checkUpdate(&r, "spec.update", spec.Update)
-	checkUpdate(&r, "spec.rollback", spec.Rollback)
+	checkLabels(r, "spec.labels", spec.Labels)
+	checkMode(r, spec)
+	checkUpdate(r, "spec.update", spec.Update)
+	checkUpdate(r, "spec.rollback", spec.Rollback)
 	if spec.GetRollback().GetFailureAction() == musterv1.UpdateConfig_ROLLBACK {
 		r.Invalid("spec.rollback.failureAction", "must be PAUSE or CONTINUE: a rollback is not rolled back")
 	}
-	checkEndpoint(&r, "spec.endpoint", spec.Endpoint)
-	v.checkDependencies(&r, spec)
+	checkEndpoint(r, "spec.endpoint", spec.Endpoint)
+	v.checkDependencies(r, spec)
 	if spec.Task == nil {
 		r.Invalid("spec.task", "is required")
-		return r.Err()
+		return r
 	}
 	if size := proto.Size(spec.Task); size > MaxTaskSpec {
 		r.Invalid("spec.task", "has %d bytes when encoded; at most %d are allowed", size, MaxTaskSpec)
-		return r.Err()
+		return r
 	}
-	v.task(&r, "spec.task", spec.Task, catalog)
-	v.files(&r, "spec.task", spec.Task)
-	v.templates(&r, spec)
-	v.reach(&r, spec, catalog)
-	return r.Err()
+	v.task(r, "spec.task", spec.Task, catalog)
+	v.files(r, "spec.task", spec.Task)
+	v.templates(r, spec)
+	v.reach(r, spec, catalog)
+	return r
 }
 
 // maxDependencies bounds how many services one may depend on.

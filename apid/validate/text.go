@@ -28,12 +28,13 @@ const (
 
 // patterns are compiled once for each Validator.
 type patterns struct {
-	name, dataName, kind, capability, signal, hostname, label *regexp.Regexp
+	name, stackName, dataName, kind, capability, signal, hostname, label *regexp.Regexp
 }
 
 func newPatterns() patterns {
 	return patterns{
 		name:       regexp.MustCompile(`^[a-zA-Z0-9](?:[-_]*[A-Za-z0-9]+)*$`),
+		stackName:  regexp.MustCompile(`^[a-z0-9][a-z0-9_-]*$`),
 		dataName:   regexp.MustCompile(`^[a-zA-Z0-9](?:[a-zA-Z0-9_.-]*[a-zA-Z0-9])?$`),
 		kind:       regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9._-]*$`),
 		capability: regexp.MustCompile(`^(?i:(CAP_)?[A-Z][A-Z0-9_]*)$`),

@@ -79,6 +79,9 @@ func (r *Keyring) dataKey(e *recordv1.Envelope, use string) (*Key, error) {
 // of no other secret.
 func SecretUse(id string) string { return "muster.record.v1.Secret " + id }
 
+// StackUse returns what the content of a revision of a stack is sealed for.
+func StackUse(id string) string { return "muster.record.v1.Stack " + id }
+
 // OpenSecret returns the data of a secret. Sealed is what lies under the record's digest in
 // table "sealedblobs" (state.Tables.ReadSealed).
 func (r *Keyring) OpenSecret(id string, record *recordv1.Secret, sealed []byte) ([]byte, error) {

@@ -12,6 +12,8 @@
 //	clusters          default                          apid           -
 //	configs           <config>                         apid           config
 //	secrets           <secret>                         apid           secret
+//	stacks            <stack>                          apid           stack
+//	stackblobs        <digest>, <digest>/<chunk>       apid           digest
 //	sealing           default                          apid           -
 //	networks          <network>                        apid           network
 //	blobs             <digest>, <digest>/<chunk>       apid           digest
@@ -51,6 +53,8 @@ type Tables struct {
 	Clusters        *store.Table[*recordv1.Cluster]
 	Configs         *store.Table[*recordv1.Config]
 	Secrets         *store.Table[*recordv1.Secret]
+	Stacks          *store.Table[*recordv1.Stack]
+	StackBlobs      *store.Table[*recordv1.Blob]
 	Sealing         *store.Table[*recordv1.Sealing]
 	Networks        *store.Table[*recordv1.Network]
 	Blobs           *store.Table[*recordv1.Blob]
@@ -81,6 +85,8 @@ func NewTables() *Tables {
 		Clusters:        store.NewTable("clusters", store.Proto(func() *recordv1.Cluster { return new(recordv1.Cluster) })).RarelyWritten(),
 		Configs:         store.NewTable("configs", store.Proto(func() *recordv1.Config { return new(recordv1.Config) })).RarelyWritten(),
 		Secrets:         store.NewTable("secrets", store.Proto(func() *recordv1.Secret { return new(recordv1.Secret) })).RarelyWritten(),
+		Stacks:          store.NewTable("stacks", store.Proto(func() *recordv1.Stack { return new(recordv1.Stack) })).RarelyWritten(),
+		StackBlobs:      store.NewTable("stackblobs", store.Proto(func() *recordv1.Blob { return new(recordv1.Blob) })).RarelyWritten(),
 		Sealing:         store.NewTable("sealing", store.Proto(func() *recordv1.Sealing { return new(recordv1.Sealing) })).RarelyWritten(),
 		Networks:        store.NewTable("networks", store.Proto(func() *recordv1.Network { return new(recordv1.Network) })).RarelyWritten(),
 		Blobs:           store.NewTable("blobs", store.Proto(func() *recordv1.Blob { return new(recordv1.Blob) })).RarelyWritten(),

@@ -142,7 +142,7 @@ func enough(t *testing.T, r *rig.Rig) {
 func noMore(t *testing.T, servers *consultest.Cluster, k *rig.ConsulTokens) {
 	stranger := strangers(t, servers)
 	own := map[string][]string{
-		"apid":          {"services", "specs", "names", "nodes", "clusters", "configs", "secrets", "sealing", "sealedblobs", "networks", "blobs", "authorities", "tokens"},
+		"apid":          {"services", "specs", "names", "nodes", "clusters", "configs", "secrets", "sealing", "sealedblobs", "stacks", "stackblobs", "networks", "blobs", "authorities", "tokens"},
 		"orchestratord": {"tasks", "rollouts"},
 		"allocatord":    {"endpoints", "networkstates", "blocks", "allocator_fences"},
 		"schedulerd":    {"assignments", "placements", "scheduler_fences"},

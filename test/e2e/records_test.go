@@ -48,7 +48,7 @@ func (s *site) openArchive(t *testing.T) *archive {
 		}
 	})
 	ts := a.tables
-	a.store, err = store.New(store.Options{KV: a.space, Prefix: daemon.Prefix}, ts.Services, ts.Specs, ts.Names, ts.Nodes, ts.Clusters, ts.Configs, ts.Secrets, ts.Sealing, ts.SealedBlobs, ts.Blobs, ts.Networks, ts.NetworkStates, ts.Blocks,
+	a.store, err = store.New(store.Options{KV: a.space, Prefix: daemon.Prefix}, ts.Services, ts.Specs, ts.Names, ts.Nodes, ts.Clusters, ts.Configs, ts.Secrets, ts.Sealing, ts.SealedBlobs, ts.Stacks, ts.StackBlobs, ts.Blobs, ts.Networks, ts.NetworkStates, ts.Blocks,
 		ts.Authorities, ts.Tokens, ts.Tasks, ts.Rollouts, ts.Endpoints, ts.Assignments, ts.Placements, ts.SchedulerFences, ts.AllocatorFences, ts.NodeStates, ts.Statuses)
 	if err != nil {
 		t.Fatal(err)
@@ -77,7 +77,7 @@ func (a *archive) records(ctx context.Context) (map[string][]string, error) {
 	ts, sn := a.tables, a.store.Snapshot()
 	found := map[string][]string{
 		"services": keys(ts.Services, sn), "specs": keys(ts.Specs, sn), "names": keys(ts.Names, sn), "nodes": keys(ts.Nodes, sn),
-		"clusters": keys(ts.Clusters, sn), "configs": keys(ts.Configs, sn), "secrets": keys(ts.Secrets, sn), "sealing": keys(ts.Sealing, sn), "sealedblobs": keys(ts.SealedBlobs, sn), "networks": keys(ts.Networks, sn), "networkstates": keys(ts.NetworkStates, sn), "blocks": keys(ts.Blocks, sn), "blobs": keys(ts.Blobs, sn), "authorities": keys(ts.Authorities, sn), "tokens": keys(ts.Tokens, sn), "tasks": keys(ts.Tasks, sn), "rollouts": keys(ts.Rollouts, sn), "endpoints": keys(ts.Endpoints, sn),
+		"clusters": keys(ts.Clusters, sn), "configs": keys(ts.Configs, sn), "secrets": keys(ts.Secrets, sn), "sealing": keys(ts.Sealing, sn), "sealedblobs": keys(ts.SealedBlobs, sn), "stacks": keys(ts.Stacks, sn), "stackblobs": keys(ts.StackBlobs, sn), "networks": keys(ts.Networks, sn), "networkstates": keys(ts.NetworkStates, sn), "blocks": keys(ts.Blocks, sn), "blobs": keys(ts.Blobs, sn), "authorities": keys(ts.Authorities, sn), "tokens": keys(ts.Tokens, sn), "tasks": keys(ts.Tasks, sn), "rollouts": keys(ts.Rollouts, sn), "endpoints": keys(ts.Endpoints, sn),
 		"assignments": keys(ts.Assignments, sn), "placements": keys(ts.Placements, sn), "scheduler_fences": keys(ts.SchedulerFences, sn), "allocator_fences": keys(ts.AllocatorFences, sn), "nodestates": keys(ts.NodeStates, sn),
 		"statuses": keys(ts.Statuses, sn),
 	}

@@ -6,3 +6,7 @@ package musterv1
 // no contact with the store sets it to the seconds since the last contact: what the
 // answer shows may be as old.
 const StaleHeader = "muster-stale-seconds"
+
+// StackLabel is on all objects of a stack. Its value is the stack's name. Docker's tools
+// know it too.
+const StackLabel = "com.docker.stack.namespace"

@@ -33,6 +33,12 @@ key_prefix "muster/secrets/" {
 key_prefix "muster/sealedblobs/" {
   policy = "write"
 }
+key_prefix "muster/stacks/" {
+  policy = "write"
+}
+key_prefix "muster/stackblobs/" {
+  policy = "write"
+}
 key_prefix "muster/networks/" {
   policy = "write"
 }
@@ -72,6 +78,12 @@ key "muster/changes/secrets" {
   policy = "write"
 }
 key "muster/changes/sealedblobs" {
+  policy = "write"
+}
+key "muster/changes/stacks" {
+  policy = "write"
+}
+key "muster/changes/stackblobs" {
   policy = "write"
 }
 key "muster/changes/networks" {

@@ -554,7 +554,7 @@ type StackRevision struct {
 	// What the content is sealed with. Another key of the cluster changes it, and nothing else.
 	Envelope *Envelope `protobuf:"bytes,6,opt,name=envelope,proto3" json:"envelope,omitempty"`
 	// The SHA-256 of the sealed content, a muster.v1.StackSpec, which lies in table
-	// "sealedblobs".
+	// "stackblobs".
 	Digest []byte `protobuf:"bytes,7,opt,name=digest,proto3" json:"digest,omitempty"`
 	// The length of the sealed content.
 	Size          uint64 `protobuf:"varint,8,opt,name=size,proto3" json:"size,omitempty"`
@@ -757,11 +757,11 @@ func (x *Sealing) GetUpdatedAt() int64 {
 	return 0
 }
 
-// Blob is a record of table "blobs", which holds data of configs, or "sealedblobs", which
-// holds sealed data of secrets and sealed contents of stacks. Both are written by apid: data that is too long for one
-// record, stored once under the SHA-256 of its content in hexadecimal. Under "<digest>"
-// it says that the data is there or is being written. Under "<digest>/<n>" it is the
-// n-th chunk, counted with four digits from 0.
+// Blob is a record of table "blobs", which holds data of configs, "sealedblobs", which holds
+// sealed data of secrets, or "stackblobs", which holds sealed contents of stacks. All are
+// written by apid: data that is too long for one record, stored once under the SHA-256 of
+// its content in hexadecimal. Under "<digest>" it says that the data is there or is being
+// written. Under "<digest>/<n>" it is the n-th chunk, counted with four digits from 0.
 type Blob struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The length of the data. Not set in chunks.

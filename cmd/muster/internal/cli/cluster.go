@@ -161,6 +161,8 @@ func about(e *musterv1.WatchEvent, hosts map[string]string) string {
 		return o.Config.Spec.GetName()
 	case *musterv1.WatchEvent_Secret:
 		return o.Secret.Spec.GetName()
+	case *musterv1.WatchEvent_Stack:
+		return fmt.Sprintf("%s revision %d", o.Stack.Spec.GetName(), o.Stack.Revision.GetNumber())
 	}
 	return ""
 }
