@@ -200,10 +200,14 @@ func (d *deployment) apply(ctx context.Context, plan []Change) error {
 			stopping = nil
 		}
 		s, err := c.apply(ctx, d.client)
-		if c.former && status.Code(err) == codes.FailedPrecondition {
+		if c.ifUnused && status.Code(err) == codes.FailedPrecondition {
 			continue // tasks still use it
 		}
 		if err != nil {
+			d.checked = time.Time{}
+			if conflict := d.check(ctx); errors.Is(conflict, ErrConflict) {
+				return conflict
+			}
 			return fmt.Errorf("%s %s %q: %w", c.Action, c.Kind, c.Name, err)
 		}
 		if c.Action == ActionRemove && c.Kind == "service" {
@@ -283,16 +287,17 @@ func (c *Change) remove(ctx context.Context, client Client) error {
 	return err
 }
 
-// Clean removes former versions of configs and secrets that no service uses any longer, and
-// tells progress of each, which may be nil. It is called when the services of a deployment
-// of spec have converged.
-func Clean(ctx context.Context, client Client, spec *musterv1.StackSpec, progress func(Change)) error {
-	p, err := prepare(ctx, client, spec, Options{})
+// Clean removes what a deployment of the spec could not, because services still used it: former
+// versions of configs and secrets, and with Options.Prune other objects that only former
+// specs of services have used. It is called when the services have converged. What is in use
+// even then stays.
+func Clean(ctx context.Context, client Client, spec *musterv1.StackSpec, opt Options) error {
+	p, err := prepare(ctx, client, spec, opt)
 	if err != nil {
 		return err
 	}
 	for _, c := range p.changes {
-		if !c.former {
+		if !c.ifUnused {
 			continue
 		}
 		err := c.remove(ctx, client)
@@ -302,8 +307,8 @@ func Clean(ctx context.Context, client Client, spec *musterv1.StackSpec, progres
 		if err != nil {
 			return fmt.Errorf("remove %s %q: %w", c.Kind, c.Name, err)
 		}
-		if progress != nil {
-			progress(c)
+		if opt.Progress != nil {
+			opt.Progress(c)
 		}
 	}
 	return nil

@@ -81,7 +81,7 @@ func (p *planned) planConfig(have *objects, spec *musterv1.ConfigSpec) (Change, 
 		case o.Digest == hex.EncodeToString(sum[:]) && proto.Equal(o.Spec.GetTemplating(), spec.Templating) && c.Action == ActionCreate:
 			c.keep(o.Id, name, o.Meta.GetVersion(), o.Spec.GetLabels(), spec.Labels, &musterv1.ConfigSpec{Labels: spec.Labels})
 		default:
-			former = append(former, Change{Action: ActionRemove, Kind: "config", Name: name, id: o.Id, former: true})
+			former = append(former, Change{Action: ActionRemove, Kind: "config", Name: name, id: o.Id, ifUnused: true})
 		}
 	}
 	if c.Action != ActionCreate {
@@ -132,7 +132,7 @@ func (p *planned) planSecret(have *objects, spec *musterv1.SecretSpec) (Change, 
 	var former []Change
 	for i, o := range versions {
 		if i != at {
-			former = append(former, Change{Action: ActionRemove, Kind: "secret", Name: o.Spec.GetName(), id: o.Id, former: true})
+			former = append(former, Change{Action: ActionRemove, Kind: "secret", Name: o.Spec.GetName(), id: o.Id, ifUnused: true})
 			continue
 		}
 		c.keep(o.Id, o.Spec.GetName(), o.Meta.GetVersion(), o.Spec.GetLabels(), spec.Labels, &musterv1.SecretSpec{Labels: spec.Labels})

@@ -40,9 +40,9 @@ type Change struct {
 	version uint64
 	spec    proto.Message
 	current *musterv1.Service
-	// former is a version of a config or secret that another object replaces. It stays
-	// while a service still uses it, and a later deployment or Clean removes it.
-	former bool
+	// ifUnused has an object stay while a service still uses it. A later deployment or Clean
+	// removes it.
+	ifUnused bool
 }
 
 // Options say how a stack is deployed.
@@ -169,6 +169,7 @@ func (p *planned) plan(have *objects, prune bool) error {
 	if prune {
 		for _, c := range removals(have) {
 			if !kept[c.Kind+" "+c.id] {
+				c.ifUnused = c.Kind != "service"
 				pruned = append(pruned, c)
 			}
 		}

@@ -31,30 +31,32 @@ func Remove(ctx context.Context, client Client, name string, progress func(Chang
 			return err
 		}
 	}
-	have, err := read(ctx, client, name)
-	if err != nil {
-		return err
-	}
-	if stored == nil && have.count() == 0 {
-		return fmt.Errorf("%w: %q", ErrNotFound, name)
-	}
 	pause := backoff.New(firstPause, longestPause)
 	for {
-		if err := removeAll(ctx, client, have, progress); err != nil {
+		have, err := read(ctx, client, name)
+		if err != nil {
 			return err
 		}
 		if stored == nil {
-			return nil
+			if have.count() == 0 {
+				return fmt.Errorf("%w: %q", ErrNotFound, name)
+			}
+			return removeAll(ctx, client, have, progress)
 		}
-		// A deployment that was under way may have created something since it was read.
+		// While the stack is marked, objects cannot be created. So all that was read are
+		// its own, unless another client has removed it, and it was deployed again.
+		if now, err := find(ctx, client, name); err != nil || now.GetId() != stored.Id {
+			return err
+		}
+		if err := removeAll(ctx, client, have, progress); err != nil {
+			return err
+		}
+		// A deployment may have created something between the first look and the mark.
 		if gone, err := drop(ctx, client, stored); gone || err != nil {
 			return err
 		}
 		if err := pause.Wait(ctx); err != nil {
 			return fmt.Errorf("wait for the objects of stack %q: %w", name, err)
-		}
-		if have, err = read(ctx, client, name); err != nil {
-			return err
 		}
 	}
 }

@@ -24,7 +24,7 @@ import (
 
 const (
 	// Label is on all objects of a stack. Its value is the stack's name.
-	Label = "com.docker.stack.namespace"
+	Label = musterv1.StackLabel
 	// DigestLabel is on secrets of a stack. Its value is a digest of the data that reveals
 	// nothing to those who cannot read the stack.
 	DigestLabel = "muster.stack.digest"
