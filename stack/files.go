@@ -36,14 +36,19 @@ func newDigestKey() []byte {
 	return key
 }
 
-// digest returns a digest of data. With a key it reveals nothing to those who lack it.
-func digest(key []byte, name string, data []byte, templating *musterv1.Driver) (string, error) {
-	driver, err := proto.MarshalOptions{Deterministic: true}.Marshal(templating)
-	if err != nil {
-		return "", fmt.Errorf("encode template driver of %q: %w", name, err)
+// digest returns a digest of data and of what is made of it. With a key it reveals nothing
+// to those who lack it.
+func digest(key []byte, name string, data []byte, drivers ...*musterv1.Driver) (string, error) {
+	parts := [][]byte{[]byte(name), data}
+	for _, d := range drivers {
+		encoded, err := proto.MarshalOptions{Deterministic: true}.Marshal(d)
+		if err != nil {
+			return "", fmt.Errorf("encode driver of %q: %w", name, err)
+		}
+		parts = append(parts, encoded)
 	}
 	h := hmac.New(sha256.New, key)
-	for _, part := range [][]byte{[]byte(name), data, driver} {
+	for _, part := range parts {
 		h.Write(binary.BigEndian.AppendUint64(nil, uint64(len(part))))
 		h.Write(part)
 	}
@@ -112,8 +117,9 @@ func (p *planned) planSecret(have *objects, spec *musterv1.SecretSpec) (Change, 
 	slices.SortFunc(versions, func(a, b *musterv1.Secret) int {
 		return cmp.Or(b.Meta.GetCreatedAt().AsTime().Compare(a.Meta.GetCreatedAt().AsTime()), cmp.Compare(a.Id, b.Id))
 	})
-	if len(spec.Data) > 0 {
-		d, err := digest(p.spec.DigestKey, spec.Name, spec.Data, spec.Templating)
+	given := len(spec.Data) > 0 || spec.Driver != nil
+	if given {
+		d, err := digest(p.spec.DigestKey, spec.Name, spec.Data, spec.Templating, spec.Driver)
 		if err != nil {
 			return c, nil, err
 		}
@@ -122,7 +128,7 @@ func (p *planned) planSecret(have *objects, spec *musterv1.SecretSpec) (Change, 
 	at := slices.IndexFunc(versions, func(o *musterv1.Secret) bool {
 		return o.Spec.GetLabels()[DigestLabel] == spec.Labels[DigestLabel]
 	})
-	if at < 0 && len(spec.Data) == 0 {
+	if at < 0 && !given {
 		if len(versions) == 0 {
 			return c, nil, fmt.Errorf("secret %q does not exist, and its data is not kept with the stack: deploy from files that have it", spec.Name)
 		}

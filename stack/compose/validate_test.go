@@ -41,8 +41,6 @@ func checkSpec(t *testing.T, check func(*validate.Validator, *validate.Catalog) 
 
 // TestAPIAcceptsSpecsOfCorpus hands every spec of the corpus to the checks of the API.
 func TestAPIAcceptsSpecsOfCorpus(t *testing.T) {
-	// What the API does not have yet, and Load is ahead of.
-	pending := []string{"spec.dependsOn", "spec.task.container.secrets", "spec.task.container.configs", "spec.templating"}
 	specs := stacks(t)
 	if len(specs) < 35 {
 		t.Errorf("the corpus has %d stacks without errors; want at least 35", len(specs))
@@ -51,10 +49,11 @@ func TestAPIAcceptsSpecsOfCorpus(t *testing.T) {
 		accept := func(object string, check func(*validate.Validator, *validate.Catalog) error) {
 			code, violations := checkSpec(t, check)
 			for _, v := range violations {
-				ahead := slices.ContainsFunc(pending, func(prefix string) bool { return strings.HasPrefix(v.Field, prefix) })
-				if code != codes.Unimplemented || !ahead {
-					t.Errorf("%s: the API refuses %s: %v: %s: %s", name, object, code, v.Field, v.Description)
+				// The API does not have drivers of secrets yet, and Load is ahead of it.
+				if code == codes.Unimplemented && strings.HasSuffix(v.Field, ".driver") {
+					continue
 				}
+				t.Errorf("%s: the API refuses %s: %v: %s: %s", name, object, code, v.Field, v.Description)
 			}
 		}
 		for _, spec := range stack.Services {
@@ -66,6 +65,10 @@ func TestAPIAcceptsSpecsOfCorpus(t *testing.T) {
 		for _, spec := range stack.Configs {
 			accept(spec.Name, func(v *validate.Validator, _ *validate.Catalog) error { return v.Config(spec, true) })
 		}
+		for _, spec := range stack.Secrets {
+			accept(spec.Name, func(v *validate.Validator, _ *validate.Catalog) error { return v.Secret(spec, spec.Driver == nil) })
+		}
+		accept("the stack", func(v *validate.Validator, c *validate.Catalog) error { return v.Stack(stack, "", c) })
 	}
 }
 
