@@ -433,5 +433,5 @@ func TestTasksOfExecutorsBeyondLimitsKeepWorking(t *testing.T) {
 // onlyCapabilities lets an executor have these capabilities, and none that the worker
 // reports for what else the executor says.
 func onlyCapabilities(res *executorv1.DescribeResponse, capabilities []string) {
-	res.Capabilities, res.TaskGroups, res.TaskFiles, res.Signals = capabilities, false, false, false
+	res.Capabilities, res.TaskGroups, res.TaskFiles, res.Signals, res.VolumeDrivers = capabilities, false, false, false, nil
 }

@@ -23,6 +23,7 @@ const (
 	FilterCapability  Filter = "capabilities"
 	FilterGroups      Filter = "groups"
 	FilterFiles       Filter = "files"
+	FilterVolumes     Filter = "volume-drivers"
 	FilterNetworks    Filter = "networks"
 	FilterConstraints Filter = "constraints"
 	FilterPlatform    Filter = "platform"
@@ -52,7 +53,7 @@ func (r *Request) setFilters() {
 	}
 	r.filters = choose(
 		readyFilter{}, resourceFilter{r}, executorFilter{r}, payloadFilter{r}, capabilityFilter{r},
-		groupFilter{r}, fileFilter{r}, networkFilter{r}, constraintFilter{r}, platformFilter{r}, portFilter{r}, replicaFilter{r},
+		groupFilter{r}, fileFilter{r}, volumeFilter{r}, networkFilter{r}, constraintFilter{r}, platformFilter{r}, portFilter{r}, replicaFilter{r},
 	)
 	r.usageFilters = choose(resourceFilter{r}, networkFilter{r}, portFilter{r}, replicaFilter{r})
 }

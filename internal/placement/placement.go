@@ -96,6 +96,8 @@ type Request struct {
 	// files says that a container refers to a secret or config, and signals that it gets a
 	// signal when that changes.
 	files, signals bool
+	// volumeDrivers are the volume drivers that the mounts name.
+	volumeDrivers []string
 	// filters are those that the request asks anything of, in their order. usageFilters
 	// are those of them whose answer changes as tasks come to a node.
 	filters, usageFilters []filter
@@ -114,6 +116,7 @@ func NewRequest(service string, task *musterv1.TaskSpec, endpoint *musterv1.Endp
 		Resources: reservationsOf(task), runtimes: []*runtime{newRuntime("", task)},
 	}
 	r.files, r.signals = taskspec.HasFiles(task), taskspec.NeedsSignals(task)
+	r.volumeDrivers = volumeDrivers(task)
 	for _, g := range task.GetGroup() {
 		r.runtimes = append(r.runtimes, newRuntime(g.GetName(), taskspec.OfGroup(g)))
 	}

@@ -71,6 +71,8 @@ type Executor struct {
 	mu         sync.Mutex
 	negotiated bool
 	pauses     *pauseImage
+	// drivers are the volume drivers that the Engine named last.
+	drivers []string
 }
 
 var (
@@ -155,6 +157,7 @@ func (e *Executor) Describe(ctx context.Context) (*sdk.Description, error) {
 	}
 	description.Healthy = true
 	description.Message = fmt.Sprintf("Docker Engine %s (API %s)", version.Version, e.engine.ClientVersion())
+	description.VolumeDrivers = e.volumeDrivers(ctx)
 	description.Platform = &musterv1.Platform{Os: version.Os, Architecture: version.Arch}
 	if _, err := newPauseImage(version.Os, version.Arch); err != nil {
 		description.Message += "; tasks cannot be attached to networks or have a group: " + err.Error()

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"os"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/docker/docker/api/types/mount"
@@ -76,6 +77,18 @@ func mounts(specs []*musterv1.Mount, node string) ([]mount.Mount, error) {
 		all = append(all, m)
 	}
 	return all, nil
+}
+
+// volumeDrivers returns the names of the Engine's volume drivers. If it does not tell them
+// now, those that it told last still hold.
+func (e *Executor) volumeDrivers(ctx context.Context) []string {
+	info, err := e.engine.Info(ctx)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if err == nil {
+		e.drivers = slices.Sorted(slices.Values(info.Plugins.Volume))
+	}
+	return e.drivers
 }
 
 // localDriver is the Engine's own volume driver.

@@ -230,3 +230,12 @@ func lineWith(lines, text string) string {
 	}
 	return ""
 }
+
+func TestVolumeDriversOfTheEngineAreReported(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, taskSpec(shell("true")))
+	said, err := b.Describe(b.context())
+	if err != nil || !slices.Contains(said.GetVolumeDrivers(), "local") {
+		t.Errorf("volume drivers = %q, %v; want the Engine's own", said.GetVolumeDrivers(), err)
+	}
+}

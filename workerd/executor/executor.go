@@ -73,6 +73,8 @@ type About struct {
 	TaskGroups bool
 	// TaskFiles is true if it gives tasks their files, and Signals if it delivers signals.
 	TaskFiles, Signals bool
+	// VolumeDrivers are the names of the volume drivers that it has.
+	VolumeDrivers []string
 }
 
 // Task is what an executor is told of a task.
@@ -118,6 +120,8 @@ const (
 	GivesFiles = "files"
 	// DeliversSignals is the capability of an executor that delivers signals.
 	DeliversSignals = "signals"
+	// VolumeDriver begins the capability of an executor that has a volume driver.
+	VolumeDriver = "volume."
 )
 
 // The capabilities of executors that run networked tasks.
@@ -290,6 +294,9 @@ func NewDescribed(e Executor, about *About) *Described {
 		if has {
 			capabilities = append(slices.Clip(capabilities), capability)
 		}
+	}
+	for _, driver := range about.VolumeDrivers {
+		capabilities = append(slices.Clip(capabilities), VolumeDriver+driver)
 	}
 	slices.Sort(capabilities)
 	if about.Healthy {

@@ -78,7 +78,7 @@ func (a *adapter) Describe(ctx context.Context) (*executor.About, error) {
 		Name: res.GetName(), Version: res.GetVersion(), Healthy: res.GetHealthy(), Message: res.GetMessage(),
 		Kinds: res.GetKinds(), Capabilities: res.GetCapabilities(), PayloadSchema: res.GetPayloadSchema(),
 		Resources: res.GetResources(), Platform: res.GetPlatform(), TaskGroups: res.GetTaskGroups(),
-		TaskFiles: res.GetTaskFiles(), Signals: res.GetSignals(),
+		TaskFiles: res.GetTaskFiles(), Signals: res.GetSignals(), VolumeDrivers: res.GetVolumeDrivers(),
 	}, nil
 }
 
