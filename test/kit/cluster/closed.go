@@ -61,5 +61,9 @@ func (c *Cluster) identityArgs(role authv1.Role, name string) []string {
 	if role == authv1.Role_WORKER {
 		return append(args, "--join-token-file", c.Secret("worker.token"))
 	}
+	if role == authv1.Role_DISPATCHERD {
+		// It opens the secrets of tasks.
+		args = append(args, "--cluster-key-file", c.clusterKey())
+	}
 	return append(args, "--join-token-file", c.Secret("manager.token"), "--identity-dir", c.IdentityDir(name))
 }
