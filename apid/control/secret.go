@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"crypto/subtle"
 	"errors"
 	"maps"
 	"time"
@@ -142,7 +143,7 @@ func (s *Server) ListSecrets(ctx context.Context, req *musterv1.ListSecretsReque
 	return &musterv1.ListSecretsResponse{Secrets: secrets, NextPageToken: next}, nil
 }
 
-// UpdateSecret replaces the labels of a secret.
+// UpdateSecret replaces the labels of a secret. Data that is given must be what it has.
 func (s *Server) UpdateSecret(ctx context.Context, req *musterv1.UpdateSecretRequest) (*musterv1.UpdateSecretResponse, error) {
 	if err := s.Ready(ctx); err != nil {
 		return nil, err
@@ -153,14 +154,20 @@ func (s *Server) UpdateSecret(ctx context.Context, req *musterv1.UpdateSecretReq
 	if err := s.validate.Secret(req.Spec, false); err != nil {
 		return nil, err
 	}
-	m, err := s.secrets.update(ctx, req.Secret, &req.Version, func(_ *store.Tx, _ string, e store.Entry[*recordv1.Secret]) (*recordv1.Secret, error) {
+	m, err := s.secrets.update(ctx, req.Secret, &req.Version, func(tx *store.Tx, id string, e store.Entry[*recordv1.Secret]) (*recordv1.Secret, error) {
 		old := e.Value
 		var report validate.Report
 		if name := req.Spec.Name; name != "" && name != old.GetSpec().GetName() {
 			report.Invalid("spec.name", "cannot be changed: it is %q; create another secret", old.GetSpec().GetName())
 		}
 		if len(req.Spec.Data) > 0 {
-			report.Invalid("spec.data", "cannot be changed by an update: rotate the secret (muster secret rotate)")
+			same, err := s.hasData(tx, id, old, req.Spec.Data)
+			if err != nil {
+				return nil, s.Fail("open secret", err)
+			}
+			if !same {
+				report.Invalid("spec.data", "cannot be changed by an update: rotate the secret (muster secret rotate)")
+			}
 		}
 		if err := report.Err(); err != nil {
 			return nil, err
@@ -173,6 +180,17 @@ func (s *Server) UpdateSecret(ctx context.Context, req *musterv1.UpdateSecretReq
 		return next, nil
 	})
 	return &musterv1.UpdateSecretResponse{Secret: m}, err
+}
+
+// hasData reports whether a secret has some data. Clients that deploy a stack again send
+// the data that a secret has.
+func (s *Server) hasData(r store.Reader, id string, secret *recordv1.Secret, data []byte) (bool, error) {
+	sealed, err := s.Tables.ReadSealed(r, secret.Digest)
+	if err != nil {
+		return false, err
+	}
+	have, err := s.opt.Sealer.Open(id, secret, sealed)
+	return subtle.ConstantTimeCompare(have, data) == 1, err
 }
 
 // RotateSecret gives a secret other data.
