@@ -1,6 +1,7 @@
 package convert
 
 import (
+	"cmp"
 	"crypto/x509"
 	"encoding/pem"
 	"net/netip"
@@ -92,10 +93,10 @@ func DockerClusterSpec(s *musterv1.ClusterSpec) swarm.Spec {
 }
 
 // DockerCluster returns the cluster as Docker shows it. Authority is nil in a cluster
-// without one.
+// without one. Its trust domain tells one cluster from another.
 func DockerCluster(c *musterv1.Cluster, authority *musterv1.Authority) swarm.ClusterInfo {
 	out := swarm.ClusterInfo{
-		ID: c.GetId(), Meta: Meta(c.GetMeta()), Spec: DockerClusterSpec(c.GetSpec()),
+		ID: cmp.Or(authority.GetDomain(), c.GetId()), Meta: Meta(c.GetMeta()), Spec: DockerClusterSpec(c.GetSpec()),
 		TLSInfo:                TLSInfo(authority),
 		RootRotationInProgress: Rotating(authority),
 		DefaultAddrPool:        []netip.Prefix{},
