@@ -218,7 +218,7 @@ func (a *API) describe(ctx context.Context, n *musterv1.Network, out *network.In
 			info.Ports = append(info.Ports, fmt.Sprintf("Target: %d, Publish: %d", p.GetTargetPort(), p.GetPublishedPort()))
 		}
 		for _, t := range tasks {
-			for _, at := range t.GetStatus().GetNetworks() {
+			for _, at := range convert.Attachments(t) {
 				if at.GetNetworkId() != n.GetId() || len(at.GetAddresses()) == 0 {
 					continue
 				}

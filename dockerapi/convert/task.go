@@ -219,11 +219,7 @@ func DockerTask(t *musterv1.Task, networks map[string]*musterv1.Network) swarm.T
 	if t.GetJobIteration() > 0 {
 		out.JobIteration = &swarm.Version{Index: t.GetJobIteration()}
 	}
-	attached := t.GetStatus().GetNetworks()
-	if len(attached) == 0 {
-		attached = t.GetNetworks()
-	}
-	out.NetworksAttachments = each(attached, func(a *musterv1.NetworkAttachment) swarm.NetworkAttachment {
+	out.NetworksAttachments = each(Attachments(t), func(a *musterv1.NetworkAttachment) swarm.NetworkAttachment {
 		n := networks[a.NetworkId]
 		if n == nil {
 			n = &musterv1.Network{Id: a.NetworkId}
@@ -234,6 +230,15 @@ func DockerTask(t *musterv1.Task, networks map[string]*musterv1.Network) swarm.T
 		}
 	})
 	return out
+}
+
+// Attachments returns the networks that a task is on, or those that it was given while it
+// does not run yet.
+func Attachments(t *musterv1.Task) []*musterv1.NetworkAttachment {
+	if attached := t.GetStatus().GetNetworks(); len(attached) > 0 {
+		return attached
+	}
+	return t.GetNetworks()
 }
 
 // within gives an address the prefix length of the network's subnet that holds it.
