@@ -46,7 +46,11 @@ func TestMain(m *testing.M) {
 const waitTimeout = 2 * time.Minute
 
 // command is a docker command.
-type command struct{ name, path, version string }
+type command struct {
+	name, path, version string
+	// subnet begins the addresses of a network that it creates.
+	subnet string
+}
 
 // commands are Debian's docker command and a current one.
 func commands(t *testing.T) []command {
@@ -56,7 +60,7 @@ func commands(t *testing.T) []command {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return []command{{"debian", "/usr/bin/docker", "20.10"}, {"current", current, "29."}}
+	return []command{{"debian", "/usr/bin/docker", "20.10", "10.201.0"}, {"current", current, "29.", "10.202.0"}}
 }
 
 // site is a cluster with Docker's API in front.

@@ -34,35 +34,55 @@ func TestDockerCommandsWorkUnmodified(t *testing.T) {
 		need.Met(t, err)
 	}
 	s, swarm := start(t), startSwarm(t)
-	for _, at := range []struct{ name, host, image string }{{"muster", s.socket, s.image}, {"swarm", swarm, engine.Image}} {
-		for _, c := range all {
-			t.Run(at.name+"/"+c.name, func(t *testing.T) {
+	var servers []server
+	for _, c := range all {
+		servers = append(servers, server{"muster", s.socket, s.image, c}, server{"swarm", swarm, engine.Image, c})
+	}
+	t.Run("together", func(t *testing.T) {
+		for _, at := range servers {
+			t.Run(at.name+"/"+at.command.name, func(t *testing.T) {
 				t.Parallel()
-				testscript.Run(t, testscript.Params{
-					Dir: "testdata",
-					Setup: func(env *testscript.Env) error {
-						// Scripts share a cluster, and not their names.
-						env.Setenv("N", "t"+strings.ToLower(rand.Text()[:6]))
-						env.Setenv("DOCKER_HOST", at.host)
-						env.Setenv("IMAGE", at.image)
-						env.Setenv("HOME", env.WorkDir)
-						env.Setenv("CLI", c.path)
-						return nil
-					},
-					Condition: func(word string) (bool, error) {
-						switch word {
-						case "muster", "swarm":
-							return word == at.name, nil
-						case "debian", "current":
-							return word == c.name, nil
-						}
-						return false, fmt.Errorf("unknown condition %q", word)
-					},
-					Cmds: map[string]func(*testscript.TestScript, bool, []string){"docker": docker, "exits": exits, "await": await, "set": set},
-				})
+				at.run(t, "testdata/together")
 			})
 		}
+	})
+	// These change what all tasks share.
+	for _, at := range servers {
+		t.Run("alone/"+at.name+"/"+at.command.name, func(t *testing.T) { at.run(t, "testdata/alone") })
 	}
+}
+
+// server is what a script talks to, and with which command.
+type server struct {
+	name, host, image string
+	command           command
+}
+
+// run runs the scripts of a directory.
+func (at server) run(t *testing.T, dir string) {
+	testscript.Run(t, testscript.Params{
+		Dir: dir,
+		Setup: func(env *testscript.Env) error {
+			// Scripts share a cluster, and not their names.
+			env.Setenv("N", "t"+strings.ToLower(rand.Text()[:6]))
+			env.Setenv("DOCKER_HOST", at.host)
+			env.Setenv("IMAGE", at.image)
+			env.Setenv("HOME", env.WorkDir)
+			env.Setenv("CLI", at.command.path)
+			env.Setenv("SUBNET", at.command.subnet)
+			return nil
+		},
+		Condition: func(word string) (bool, error) {
+			switch word {
+			case "muster", "swarm":
+				return word == at.name, nil
+			case "debian", "current":
+				return word == at.command.name, nil
+			}
+			return false, fmt.Errorf("unknown condition %q", word)
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"docker": docker, "exits": exits, "await": await, "set": set},
+	})
 }
 
 // docker runs the docker command of the script: docker ARGS...
@@ -100,8 +120,11 @@ func await(ts *testscript.TestScript, neg bool, args []string) {
 	defer cancel()
 	ts.Check(wait.Until(ctx, func(ctx context.Context) error {
 		out, err := run(ctx, ts, args[1:])
-		if err != nil || !pattern.MatchString(out) {
-			return fmt.Errorf("docker %q does not match %s: %w\n%s", args[1:], args[0], err, out)
+		if err == nil && !pattern.MatchString(out) {
+			err = errors.New("no match")
+		}
+		if err != nil {
+			return fmt.Errorf("docker %q is awaited to print %s: %w\n%s", args[1:], args[0], err, out)
 		}
 		return nil
 	}))
@@ -123,7 +146,7 @@ func set(ts *testscript.TestScript, neg bool, args []string) {
 func run(ctx context.Context, ts *testscript.TestScript, args []string) (string, error) {
 	cmd := exec.CommandContext(ctx, ts.Getenv("CLI"), args...)
 	cmd.Dir = ts.MkAbs(".")
-	cmd.Env = append(os.Environ(), "DOCKER_HOST="+ts.Getenv("DOCKER_HOST"), "HOME="+ts.Getenv("HOME"))
+	cmd.Env = append(os.Environ(), "DOCKER_HOST="+ts.Getenv("DOCKER_HOST"), "HOME="+ts.Getenv("HOME"), "IMAGE="+ts.Getenv("IMAGE"))
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	err := cmd.Run()
@@ -133,7 +156,7 @@ func run(ctx context.Context, ts *testscript.TestScript, args []string) (string,
 // TestScriptsExplainDifferences expects a comment above each line that is for Muster or
 // Docker's swarm mode alone.
 func TestScriptsExplainDifferences(t *testing.T) {
-	files, err := filepath.Glob("testdata/*.txtar")
+	files, err := filepath.Glob("testdata/*/*.txtar")
 	if err != nil || len(files) == 0 {
 		t.Fatalf("%d scripts, %v", len(files), err)
 	}
