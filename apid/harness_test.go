@@ -21,17 +21,16 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
-	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/grpc/status"
 	"google.golang.org/grpc/test/bufconn"
 	"google.golang.org/protobuf/proto"
 
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/apid"
+	"github.com/musterhq/muster/apid/apidtest"
 	"github.com/musterhq/muster/internal/daemon"
 	"github.com/musterhq/muster/internal/kv"
 	"github.com/musterhq/muster/internal/kv/embedded"
@@ -381,50 +380,21 @@ func runningStatus() *recordv1.Status {
 		Reached: []musterv1.TaskState{musterv1.TaskState_ACCEPTED, musterv1.TaskState_RUNNING}, ReachedBefore: []int64{3000, 0}}
 }
 
-// webSpec is a spec that is accepted.
-func webSpec(name string) *musterv1.ServiceSpec {
-	return &musterv1.ServiceSpec{Name: name, Task: &musterv1.TaskSpec{
-		Runtime: &musterv1.TaskSpec_Container{Container: &musterv1.ContainerSpec{Image: "nginx"}},
-	}}
-}
+func webSpec(name string) *musterv1.ServiceSpec { return apidtest.WebSpec(name) }
 
 func (a *api) create(spec *musterv1.ServiceSpec) *musterv1.Service {
 	a.t.Helper()
-	resp, err := a.CreateService(a.t.Context(), &musterv1.CreateServiceRequest{Spec: spec})
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	return resp.Service
+	return apidtest.Must(a.CreateService(a.t.Context(), &musterv1.CreateServiceRequest{Spec: spec}))(a.t).Service
 }
 
 func (a *api) get(ref string) *musterv1.Service {
 	a.t.Helper()
-	resp, err := a.GetService(a.t.Context(), &musterv1.GetServiceRequest{Service: ref})
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	return resp.Service
+	return apidtest.Must(a.GetService(a.t.Context(), &musterv1.GetServiceRequest{Service: ref}))(a.t).Service
 }
 
-// wantCode checks an error's code, and which fields it names.
 func wantCode(t testing.TB, err error, code codes.Code, fields ...string) {
 	t.Helper()
-	if status.Code(err) != code {
-		t.Fatalf("error is %v, want %v", err, code)
-	}
-	var named []string
-	for _, d := range status.Convert(err).Details() {
-		if b, ok := d.(*errdetails.BadRequest); ok {
-			for _, v := range b.FieldViolations {
-				named = append(named, v.Field)
-			}
-		}
-	}
-	for _, f := range fields {
-		if !slices.Contains(named, f) {
-			t.Errorf("error names %q, want %q among them", named, f)
-		}
-	}
+	apidtest.WantCode(t, err, code, fields...)
 }
 
 // answer is what a REST call returned.

@@ -2,16 +2,14 @@ package control_test
 
 import (
 	"path/filepath"
-	"slices"
 	"testing"
 	"testing/synctest"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/apid/apidtest"
 	"github.com/musterhq/muster/apid/authority"
 	"github.com/musterhq/muster/apid/backend/backendtest"
 	"github.com/musterhq/muster/apid/control"
@@ -60,28 +58,16 @@ func (f *fixture) update(fn func(tx *store.Tx)) {
 	synctest.Wait()
 }
 
-func webSpec(name string) *musterv1.ServiceSpec {
-	return &musterv1.ServiceSpec{Name: name, Task: &musterv1.TaskSpec{
-		Runtime: &musterv1.TaskSpec_Container{Container: &musterv1.ContainerSpec{Image: "nginx"}},
-	}}
-}
+func webSpec(name string) *musterv1.ServiceSpec { return apidtest.WebSpec(name) }
 
 func (f *fixture) create(spec *musterv1.ServiceSpec) *musterv1.Service {
 	f.t.Helper()
-	resp, err := f.CreateService(f.t.Context(), &musterv1.CreateServiceRequest{Spec: spec})
-	if err != nil {
-		f.t.Fatal(err)
-	}
-	return resp.Service
+	return apidtest.Must(f.CreateService(f.t.Context(), &musterv1.CreateServiceRequest{Spec: spec}))(f.t).Service
 }
 
 func (f *fixture) get(ref string) *musterv1.Service {
 	f.t.Helper()
-	resp, err := f.GetService(f.t.Context(), &musterv1.GetServiceRequest{Service: ref})
-	if err != nil {
-		f.t.Fatal(err)
-	}
-	return resp.Service
+	return apidtest.Must(f.GetService(f.t.Context(), &musterv1.GetServiceRequest{Service: ref}))(f.t).Service
 }
 
 func configSpec(name string, data []byte) *musterv1.ConfigSpec {
@@ -90,30 +76,10 @@ func configSpec(name string, data []byte) *musterv1.ConfigSpec {
 
 func (f *fixture) createConfig(spec *musterv1.ConfigSpec) *musterv1.Config {
 	f.t.Helper()
-	resp, err := f.CreateConfig(f.t.Context(), &musterv1.CreateConfigRequest{Spec: spec})
-	if err != nil {
-		f.t.Fatal(err)
-	}
-	return resp.Config
+	return apidtest.Must(f.CreateConfig(f.t.Context(), &musterv1.CreateConfigRequest{Spec: spec}))(f.t).Config
 }
 
-// wantCode checks an error's code, and that it names fields.
-func wantCode(t *testing.T, err error, code codes.Code, fields ...string) {
+func wantCode(t testing.TB, err error, code codes.Code, fields ...string) {
 	t.Helper()
-	if status.Code(err) != code {
-		t.Fatalf("error is %v, want %v", err, code)
-	}
-	var named []string
-	for _, d := range status.Convert(err).Details() {
-		if b, ok := d.(*errdetails.BadRequest); ok {
-			for _, v := range b.FieldViolations {
-				named = append(named, v.Field)
-			}
-		}
-	}
-	for _, field := range fields {
-		if !slices.Contains(named, field) {
-			t.Errorf("error names %q, want %q among them", named, field)
-		}
-	}
+	apidtest.WantCode(t, err, code, fields...)
 }

@@ -14,6 +14,7 @@ import (
 
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/apid/apidtest"
 	"github.com/musterhq/muster/internal/addresses"
 	"github.com/musterhq/muster/internal/state"
 	"github.com/musterhq/muster/internal/store"
@@ -21,20 +22,12 @@ import (
 
 func (f *fixture) createNetwork(spec *musterv1.NetworkSpec) *musterv1.Network {
 	f.t.Helper()
-	resp, err := f.CreateNetwork(f.t.Context(), &musterv1.CreateNetworkRequest{Spec: spec})
-	if err != nil {
-		f.t.Fatal(err)
-	}
-	return resp.Network
+	return apidtest.Must(f.CreateNetwork(f.t.Context(), &musterv1.CreateNetworkRequest{Spec: spec}))(f.t).Network
 }
 
 func (f *fixture) getNetwork(ref string) *musterv1.Network {
 	f.t.Helper()
-	resp, err := f.GetNetwork(f.t.Context(), &musterv1.GetNetworkRequest{Network: ref})
-	if err != nil {
-		f.t.Fatal(err)
-	}
-	return resp.Network
+	return apidtest.Must(f.GetNetwork(f.t.Context(), &musterv1.GetNetworkRequest{Network: ref}))(f.t).Network
 }
 
 // networkSpec parses a spec.

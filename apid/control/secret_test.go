@@ -15,6 +15,7 @@ import (
 
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/apid/apidtest"
 	"github.com/musterhq/muster/apid/authority"
 	"github.com/musterhq/muster/apid/backend/backendtest"
 	"github.com/musterhq/muster/apid/control"
@@ -50,11 +51,7 @@ func secretSpec(name string, data []byte) *musterv1.SecretSpec {
 
 func (f *fixture) createSecret(spec *musterv1.SecretSpec) *musterv1.Secret {
 	f.t.Helper()
-	resp, err := f.CreateSecret(f.t.Context(), &musterv1.CreateSecretRequest{Spec: spec})
-	if err != nil {
-		f.t.Fatal(err)
-	}
-	return resp.Secret
+	return apidtest.Must(f.CreateSecret(f.t.Context(), &musterv1.CreateSecretRequest{Spec: spec}))(f.t).Secret
 }
 
 // open returns the data of a secret as a dispatcher with some keys opens it.

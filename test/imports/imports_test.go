@@ -142,6 +142,8 @@ func TestModulesForOthers(t *testing.T) {
 // together, control serves, and neither objects nor validate know of a request.
 func TestLayersOfApid(t *testing.T) {
 	checkLayers(t, "apid", map[string][]string{
+		// For tests.
+		"apidtest": {},
 		"authority": {"backend", "sealing", "status", "validate"},
 		"backend":   {"objects", "validate"},
 		// For tests.
