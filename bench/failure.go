@@ -11,6 +11,7 @@ import (
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/daemon"
 	"github.com/musterhq/muster/test/kit/cluster"
+	"github.com/musterhq/muster/test/kit/process"
 )
 
 // workerFail kills a worker that is a process of its own, and waits until as
@@ -53,10 +54,10 @@ func failover(ctx context.Context, s *site) error {
 	first := cluster.Managers()
 	for _, end := range []struct {
 		name string
-		do   func(*cluster.Process) error
+		do   func(*process.Process) error
 	}{
-		{"killed", (*cluster.Process).Kill},
-		{"ended in order", (*cluster.Process).Stop},
+		{"killed", (*process.Process).Kill},
+		{"ended in order", (*process.Process).Stop},
 	} {
 		conn, err := daemon.Dialer(daemon.Plain().Client)(s.cluster.Address(cluster.Replica("apid", 2)))
 		if err != nil {

@@ -13,7 +13,7 @@ import (
 	"github.com/musterhq/muster/internal/kv"
 	kvconsul "github.com/musterhq/muster/internal/kv/consul"
 	"github.com/musterhq/muster/internal/shards"
-	"github.com/musterhq/muster/test/kit/cluster"
+	"github.com/musterhq/muster/test/kit/process"
 )
 
 const (
@@ -41,11 +41,11 @@ func takeOver(ctx context.Context, s *site) error {
 	for _, daemon := range []string{"orchestratord", "allocatord", "schedulerd", "dispatcherd"} {
 		for _, way := range []struct {
 			name string
-			end  func(*cluster.Process) error
+			end  func(*process.Process) error
 		}{
-			{"ended in order", func(p *cluster.Process) error { return p.Signal(syscall.SIGTERM) }},
-			{"killed", (*cluster.Process).Kill},
-			{"stopped", func(p *cluster.Process) error { return p.Signal(syscall.SIGSTOP) }},
+			{"ended in order", func(p *process.Process) error { return p.Signal(syscall.SIGTERM) }},
+			{"killed", (*process.Process).Kill},
+			{"stopped", func(p *process.Process) error { return p.Signal(syscall.SIGSTOP) }},
 		} {
 			name := daemon + " " + way.name
 			err := m.round(ctx, name, func() (func(context.Context) error, error) { return m.takeAway(ctx, daemon, name, way.end) })
@@ -120,7 +120,7 @@ func (m *takeover) round(ctx context.Context, name string, happens func() (over 
 
 // takeAway ends a replica that has shards. The function that it returns waits until
 // others have them, says when that was, and brings the replica back.
-func (m *takeover) takeAway(ctx context.Context, daemon, name string, end func(*cluster.Process) error) (func(context.Context) error, error) {
+func (m *takeover) takeAway(ctx context.Context, daemon, name string, end func(*process.Process) error) (func(context.Context) error, error) {
 	replica, address, err := m.victim(ctx, daemon)
 	if err != nil {
 		return nil, err

@@ -15,10 +15,12 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"os"
 	"path/filepath"
 	"testing"
 	"time"
+
+	"github.com/musterhq/muster/test/kit/network"
+	"github.com/musterhq/muster/test/kit/wait"
 )
 
 // apiserver is a Kubernetes API server over etcd, and nothing else: no controllers, no
@@ -32,9 +34,9 @@ type apiserver struct {
 func startAPIServer(t *testing.T) *apiserver {
 	t.Helper()
 	dir := t.TempDir()
-	etcd := "http://" + freeAddress(t)
-	start(t, dir, "etcd", "--data-dir="+filepath.Join(dir, "etcd"), "--listen-client-urls="+etcd, "--advertise-client-urls="+etcd,
-		"--listen-peer-urls=http://"+freeAddress(t), "--log-level=warn")
+	etcd := "http://" + network.FreeAddress(t)
+	start(t, "etcd", "--data-dir="+filepath.Join(dir, "etcd"), "--listen-client-urls="+etcd, "--advertise-client-urls="+etcd,
+		"--listen-peer-urls=http://"+network.FreeAddress(t), "--log-level=warn")
 	s := &apiserver{token: rand.Text(), kubeconfig: filepath.Join(dir, "kubeconfig")}
 	key, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
@@ -43,12 +45,12 @@ func startAPIServer(t *testing.T) *apiserver {
 	keyFile, tokens := filepath.Join(dir, "accounts.key"), filepath.Join(dir, "tokens.csv")
 	write(t, keyFile, string(pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(key)})))
 	write(t, tokens, s.token+`,admin,admin,"system:masters"`)
-	address := freeAddress(t)
-	_, port, err := net.SplitHostPort(address)
+	address := network.FreeAddress(t)
+	host, port, err := net.SplitHostPort(address)
 	if err != nil {
 		t.Fatal(err)
 	}
-	start(t, dir, "kube-apiserver", "--etcd-servers="+etcd, "--bind-address=127.0.0.1", "--advertise-address=127.0.0.1", "--secure-port="+port,
+	start(t, "kube-apiserver", "--etcd-servers="+etcd, "--bind-address="+host, "--advertise-address="+host, "--secure-port="+port,
 		"--cert-dir="+filepath.Join(dir, "certificates"), "--token-auth-file="+tokens, "--authorization-mode=RBAC",
 		"--service-account-issuer=https://kubernetes.test", "--service-account-key-file="+keyFile, "--service-account-signing-key-file="+keyFile,
 		"--service-cluster-ip-range=10.96.0.0/16", "--endpoint-reconciler-type=none")
@@ -58,20 +60,13 @@ func startAPIServer(t *testing.T) *apiserver {
 	t.Cleanup(s.client.CloseIdleConnections)
 	write(t, s.kubeconfig, fmt.Sprintf(`{"apiVersion": "v1", "kind": "Config", "current-context": "c", "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
 "clusters": [{"name": "c", "cluster": {"server": %q, "insecure-skip-tls-verify": true}}], "users": [{"name": "u", "user": {"token": %q}}]}`, s.url, s.token))
-	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
-	defer cancel()
-	for {
-		code, answer := s.call(t, http.MethodGet, "/readyz", nil)
-		if code == http.StatusOK {
-			return s
+	wait.Within(t, limit, "kube-apiserver is ready", func(context.Context) error {
+		if code, answer := s.call(t, http.MethodGet, "/readyz", nil); code != http.StatusOK {
+			return fmt.Errorf("%d %s", code, answer)
 		}
-		select {
-		case <-ctx.Done():
-			log, _ := os.ReadFile(filepath.Join(dir, "kube-apiserver.log"))
-			t.Fatalf("kube-apiserver is not ready: %d %s\n%s", code, answer, log[max(0, len(log)-4000):])
-		case <-time.After(200 * time.Millisecond):
-		}
-	}
+		return nil
+	})
+	return s
 }
 
 // call makes a call of the API. Code 0: there was no answer.
@@ -110,15 +105,4 @@ func (s *apiserver) helm(t *testing.T, args ...string) string {
 		t.Fatalf("helm %v: %v\n%s", args, err, errs)
 	}
 	return out
-}
-
-// freeAddress is one without a listener.
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().String()
 }

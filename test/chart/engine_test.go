@@ -3,18 +3,18 @@ package chart
 import (
 	"archive/tar"
 	"bytes"
-	"context"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"github.com/musterhq/muster/test/kit/process"
 )
 
 // engine runs pods as containers of the Docker Engine, in a network of their own: each as
@@ -45,7 +45,7 @@ func startEngine(t *testing.T) *engine {
 	// Which networks others have is not known before.
 	for range 10 {
 		e.network = fmt.Sprintf("10.%d.%d", 200+rand.IntN(50), rand.IntN(256))
-		if _, err := e.try(nil, "network", "create", "--subnet", e.network+".0/24", "--gateway", e.network+".1", e.name); err == nil {
+		if _, err := process.Docker(t.Context(), nil, "network", "create", "--subnet", e.network+".0/24", "--gateway", e.network+".1", e.name); err == nil {
 			e.gateway = e.network + ".1"
 			t.Cleanup(func() { e.docker(t, nil, "network", "rm", e.name) })
 			return e
@@ -56,23 +56,9 @@ func startEngine(t *testing.T) *engine {
 	return nil
 }
 
-func (e *engine) try(stdin *bytes.Buffer, args ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), limit)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, "docker", args...)
-	if stdin != nil {
-		cmd.Stdin = stdin
-	}
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		return "", fmt.Errorf("docker %s: %w: %s", strings.Join(args, " "), err, out)
-	}
-	return strings.TrimSpace(string(out)), nil
-}
-
-func (e *engine) docker(t *testing.T, stdin *bytes.Buffer, args ...string) string {
+func (e *engine) docker(t *testing.T, stdin io.Reader, args ...string) string {
 	t.Helper()
-	out, err := e.try(stdin, args...)
+	out, err := process.Docker(t.Context(), stdin, args...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -140,7 +126,7 @@ func (e *engine) create(t *testing.T, spec corev1.PodSpec, alias string) (id, ad
 	id = e.docker(t, nil, append(args, expanded(t, c)...)...)
 	t.Cleanup(func() {
 		if t.Failed() {
-			logs, err := e.try(nil, "logs", "--tail", "20", id)
+			logs, err := process.Docker(t.Context(), nil, "logs", "--tail", "20", id)
 			t.Logf("%s: %v\n%s", alias, err, logs)
 		}
 		e.docker(t, nil, "rm", "--force", "--volumes", id)

@@ -1,6 +1,7 @@
 package chart
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -12,6 +13,9 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"github.com/musterhq/muster/test/kit/process"
+	"github.com/musterhq/muster/test/kit/wait"
 )
 
 // TestPodsRun runs a pod of each kind, as the chart has it by default, with a worker: over
@@ -64,13 +68,13 @@ func TestPodsRun(t *testing.T) {
 	for name, spec := range ready {
 		for _, probe := range []*corev1.Probe{spec.Containers[0].StartupProbe, spec.Containers[0].LivenessProbe, spec.Containers[0].ReadinessProbe} {
 			if probe != nil {
-				await(t, name+" is well", func() error { return ask(spec.Containers[0], probe, addresses[name]) })
+				wait.Within(t, limit, name+" is well", func(context.Context) error { return ask(spec.Containers[0], probe, addresses[name]) })
 			}
 		}
 	}
 
 	id, _ := e.create(t, trial.spec, trial.name)
-	out, err := e.try(nil, "start", "--attach", id)
+	out, err := process.Docker(t.Context(), nil, "start", "--attach", id)
 	if err != nil || !strings.Contains(out, "dispatcherd") {
 		t.Fatalf("helm test: %v\n%s", err, out)
 	}
@@ -83,7 +87,7 @@ func TestPodsRun(t *testing.T) {
 		}
 		return out, nil
 	}
-	await(t, "the worker has the Docker Engine of its node", func() error {
+	wait.Within(t, limit, "the worker has the Docker Engine of its node", func(context.Context) error {
 		out, err := muster("node", "ls")
 		if err == nil && (!strings.Contains(out, "docker") || strings.Contains(out, "docker!")) {
 			return errors.New(out)
@@ -93,7 +97,7 @@ func TestPodsRun(t *testing.T) {
 	if _, err := muster("service", "create", "--name", "web", "--replicas", "3", "--kind", "null", "--payload", "{}"); err != nil {
 		t.Error(err)
 	}
-	await(t, "the worker has the networks of its node", func() error {
+	wait.Within(t, limit, "the worker has the networks of its node", func(context.Context) error {
 		out, err := muster("node", "inspect", e.name)
 		if err == nil && !strings.Contains(out, `"ingress"`) {
 			return errors.New(out)

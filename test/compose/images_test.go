@@ -2,7 +2,6 @@ package compose_test
 
 import (
 	"archive/tar"
-	"context"
 	"errors"
 	"io"
 	"os"
@@ -10,6 +9,8 @@ import (
 	"path/filepath"
 	"regexp"
 	"testing"
+
+	"github.com/musterhq/muster/test/kit/process"
 )
 
 // consulImage is the name that the Compose file has for it.
@@ -37,8 +38,8 @@ func (s *site) makeImages(t *testing.T) {
 
 func (s *site) removeImages(t *testing.T) {
 	for _, image := range []string{"musterhq/muster:" + s.tag, "musterhq/muster-worker:" + s.tag, consulImage + s.tag, s.shell} {
-		if out, err := s.run(context.WithoutCancel(t.Context()), commandTimeout, ".", "docker", "rmi", image); err != nil {
-			t.Errorf("%v\n%s", err, out)
+		if _, err := process.Docker(t.Context(), nil, "rmi", image); err != nil {
+			t.Error(err)
 		}
 	}
 }
@@ -63,11 +64,9 @@ func importImage(t *testing.T, name string, files map[string]string) {
 		err := writeTar(w, files)
 		written <- errors.Join(err, w.CloseWithError(err))
 	}()
-	cmd := exec.CommandContext(t.Context(), "docker", "import", "--change", "ENV PATH=/bin", "-", name)
-	cmd.Stdin = r
-	out, err := cmd.CombinedOutput()
+	_, err := process.Docker(t.Context(), r, "import", "--change", "ENV PATH=/bin", "-", name)
 	if err := errors.Join(err, r.Close(), <-written); err != nil {
-		t.Fatalf("make image %s: %v\n%s", name, err, out)
+		t.Fatalf("make image %s: %v", name, err)
 	}
 }
 

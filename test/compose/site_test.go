@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/musterhq/muster/test/kit/need"
+	"github.com/musterhq/muster/test/kit/process"
 	"github.com/musterhq/muster/test/kit/wait"
 )
 
@@ -177,8 +178,8 @@ func (s *site) stuck(t *testing.T) []string {
 		if s.docker(t, "network", "inspect", "--format", "{{len .Containers}}", id) != "0" {
 			continue
 		}
-		if out, err := s.run(t.Context(), commandTimeout, s.dir, "docker", "network", "rm", id); err != nil {
-			t.Logf("%v\n%s", err, out)
+		if _, err := process.Docker(t.Context(), nil, "network", "rm", id); err != nil {
+			t.Log(err)
 			stuck = append(stuck, id)
 		}
 	}
@@ -198,11 +199,11 @@ func (s *site) muster(ctx context.Context, args ...string) (string, error) {
 // docker runs Docker's command line.
 func (s *site) docker(t *testing.T, args ...string) string {
 	t.Helper()
-	out, err := s.run(t.Context(), commandTimeout, s.dir, "docker", args...)
+	out, err := process.Docker(t.Context(), nil, args...)
 	if err != nil {
-		t.Fatalf("%v\n%s", err, out)
+		t.Fatal(err)
 	}
-	return strings.TrimSpace(out)
+	return out
 }
 
 // containers returns the ids of a service's that run.
@@ -234,7 +235,7 @@ func (s *site) file(t *testing.T, service, path string) string {
 func (s *site) awaitContainers(t *testing.T, service string, n int) {
 	t.Helper()
 	wait.Within(t, waitTimeout, fmt.Sprintf("%d containers of %s run", n, service), func(ctx context.Context) error {
-		out, err := s.run(ctx, commandTimeout, s.dir, "docker", "ps", "-q", "--filter", "label=com.musterhq.service.name="+service, "--filter", "ancestor="+s.shell)
+		out, err := process.Docker(ctx, nil, "ps", "-q", "--filter", "label=com.musterhq.service.name="+service, "--filter", "ancestor="+s.shell)
 		if got := len(strings.Fields(out)); err == nil && got != n {
 			err = fmt.Errorf("%d run", got)
 		}

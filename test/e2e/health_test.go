@@ -9,6 +9,7 @@ import (
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/test/kit/need"
+	"github.com/musterhq/muster/test/kit/process"
 	"github.com/musterhq/muster/test/kit/wait"
 )
 
@@ -88,7 +89,7 @@ func (s *site) inContainer(t *testing.T, service string, args ...string) {
 	}
 	for _, task := range all {
 		if task.Status.GetState() == musterv1.TaskState_STARTING || task.Status.GetState() == musterv1.TaskState_RUNNING {
-			if _, err := docker(t.Context(), nil, append([]string{"exec", task.Status.GetRuntime().GetId(), "/bin/busybox"}, args...)...); err != nil {
+			if _, err := process.Docker(t.Context(), nil, append([]string{"exec", task.Status.GetRuntime().GetId(), "/bin/busybox"}, args...)...); err != nil {
 				t.Fatal(err)
 			}
 			return

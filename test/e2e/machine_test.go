@@ -13,8 +13,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
+	"github.com/musterhq/muster/test/kit/process"
 	"github.com/musterhq/muster/test/kit/rig"
 )
 
@@ -53,23 +53,6 @@ func (s *site) host(worker string) int {
 	return s.Process("dev").PID()
 }
 
-// dockerTimeout bounds one command of the Docker Engine.
-const dockerTimeout = time.Minute
-
-// docker runs Docker's command line.
-func docker(ctx context.Context, stdin []byte, args ...string) (string, error) {
-	// Also at the end of a test, when its own context is over.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), dockerTimeout)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, "docker", args...)
-	var out, errs bytes.Buffer
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(stdin), &out, &errs
-	if err := cmd.Run(); err != nil {
-		return "", fmt.Errorf("docker %s: %w: %s", strings.Join(args, " "), err, errs.String())
-	}
-	return strings.TrimSpace(out.String()), nil
-}
-
 // page is what the image's web server answers with.
 const page = "hello from a container\n"
 
@@ -102,7 +85,7 @@ func (s *site) makeImage(t *testing.T) {
 		t.Fatal(err)
 	}
 	image := "muster-e2e:" + strings.ToLower(rand.Text())
-	if _, err := docker(t.Context(), layer.Bytes(), "import", "-", image); err != nil {
+	if _, err := process.Docker(t.Context(), &layer, "import", "-", image); err != nil {
 		t.Fatal(err)
 	}
 	s.image = image
@@ -120,11 +103,11 @@ func (s *site) removeImage(t *testing.T) {
 	}
 	for id, c := range left {
 		t.Errorf("left behind and removed: container %s (%s)", c.name, c.state)
-		if _, err := docker(t.Context(), nil, "rm", "-f", id); err != nil {
+		if _, err := process.Docker(t.Context(), nil, "rm", "-f", id); err != nil {
 			t.Error(err)
 		}
 	}
-	if _, err := docker(t.Context(), nil, "rmi", "-f", s.image); err != nil {
+	if _, err := process.Docker(t.Context(), nil, "rmi", "-f", s.image); err != nil {
 		t.Error(err)
 	}
 }
@@ -141,7 +124,7 @@ func (s *site) containers(ctx context.Context, state string) (map[string]contain
 	}
 	found := map[string]container{}
 	for _, f := range filters {
-		out, err := docker(ctx, nil, "ps", "--all", "--no-trunc", "--filter", f, "--format",
+		out, err := process.Docker(ctx, nil, "ps", "--all", "--no-trunc", "--filter", f, "--format",
 			`{{.ID}}|{{.Names}}|{{.State}}|{{.Label "com.musterhq.task.id"}}|{{.Label "com.musterhq.node.id"}}`)
 		if err != nil {
 			return nil, err

@@ -15,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/musterhq/muster/test/kit/process"
 )
 
 // commandTimeout bounds one command of a user's.
@@ -44,7 +46,7 @@ func (s *site) command(t *testing.T, cmd *exec.Cmd) said {
 	t.Helper()
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
-	cmd.Env = s.environment()
+	cmd.Env = append(os.Environ(), s.environment()...)
 	err := cmd.Run()
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {
@@ -54,7 +56,7 @@ func (s *site) command(t *testing.T, cmd *exec.Cmd) said {
 }
 
 func (s *site) environment() []string {
-	return append(os.Environ(), "MUSTER_ADDRESS="+s.API, "MUSTER_REST=http://"+s.REST)
+	return []string{"MUSTER_ADDRESS=" + s.API, "MUSTER_REST=http://" + s.REST}
 }
 
 // ok runs muster's command line and fails the test unless it exits with 0.
@@ -68,49 +70,35 @@ func (s *site) ok(t *testing.T, args ...string) string {
 }
 
 // background is a command that runs on, and what it writes.
-type background struct {
-	cmd  *exec.Cmd
-	path string
-}
+type background struct{ *process.Process }
 
 // begin starts muster with some arguments. It is ended when the test ends, if not
 // before.
 func (s *site) begin(t *testing.T, name string, args ...string) *background {
 	t.Helper()
-	b := &background{path: filepath.Join(s.dir, name+".out"), cmd: exec.Command(s.binary(), args...)}
-	f, err := os.Create(b.path)
+	p, err := process.Start(process.Config{
+		Name: "muster " + strings.Join(args, " "), Log: filepath.Join(s.dir, name+".out"), Command: append([]string{s.binary()}, args...), Env: s.environment(),
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	b.cmd.Stdout, b.cmd.Stderr, b.cmd.Env = f, f, s.environment()
-	if err := errors.Join(b.cmd.Start(), f.Close()); err != nil {
-		t.Fatal(err)
-	}
+	b := &background{p}
 	t.Cleanup(func() { b.end(t) })
 	return b
 }
 
-// end interrupts the command, as a user does with Ctrl-C, and waits for its end.
+// end interrupts the command, as a user does with Ctrl-C, and waits for its end. Its exit
+// code is of no interest.
 func (b *background) end(t *testing.T) {
 	t.Helper()
-	if b.cmd.ProcessState != nil {
-		return
-	}
-	if err := b.cmd.Process.Signal(os.Interrupt); err != nil && !errors.Is(err, os.ErrProcessDone) {
+	if err := b.End(syscall.SIGINT); err != nil {
 		t.Error(err)
 	}
-	kill := time.AfterFunc(commandTimeout, func() {
-		t.Errorf("%s did not end when it was interrupted", strings.Join(b.cmd.Args, " "))
-		_ = b.cmd.Process.Signal(syscall.SIGKILL)
-	})
-	defer kill.Stop()
-	// Its exit code is of no interest: it was interrupted.
-	_ = b.cmd.Wait()
 }
 
 // lines returns what the command has written so far, whole lines only.
 func (b *background) lines() ([]string, error) {
-	raw, err := os.ReadFile(b.path)
+	raw, err := os.ReadFile(b.Log)
 	if err != nil {
 		return nil, fmt.Errorf("read output: %w", err)
 	}

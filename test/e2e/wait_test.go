@@ -117,10 +117,10 @@ func TestWaitSurvivesReconnect(t *testing.T) {
 		}
 	}
 	s.awaitRunning(t, "slow", 1)
-	err := b.cmd.Wait()
-	out, rerr := os.ReadFile(b.path)
-	if err != nil || rerr != nil || !strings.Contains(string(out), "slow: 1/1 running: converged") {
-		t.Errorf("create ended with %v:\n%s", err, out)
+	code := b.ExitCode()
+	out, err := os.ReadFile(b.Log)
+	if code != 0 || err != nil || !strings.Contains(string(out), "slow: 1/1 running: converged") {
+		t.Errorf("create ended with code %d, %v:\n%s", code, err, out)
 	}
 	s.ok(t, "service", "rm", "slow")
 	s.awaitNoTasks(t)

@@ -5,10 +5,9 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
+	"io"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"syscall"
 	"testing"
@@ -19,6 +18,7 @@ import (
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/test/kit/need"
 	"github.com/musterhq/muster/test/kit/network"
+	"github.com/musterhq/muster/test/kit/process"
 	"github.com/musterhq/muster/test/kit/wait"
 )
 
@@ -28,8 +28,6 @@ const image = "muster-test-answer:local"
 // engine is a Docker Engine on a machine of its own.
 type engine struct {
 	socket string
-	// process is a group of its own: it has its own containerd.
-	process *exec.Cmd
 }
 
 // startEngine starts an Engine on a host, with all of its files in a directory.
@@ -39,27 +37,20 @@ func startEngine(t *testing.T, h *network.Host, socket string) {
 	// Paths of sockets are short.
 	dir, err := os.MkdirTemp("", "engine-")
 	ok(t, err)
-	log, err := os.Create(filepath.Join(dir, "log"))
-	ok(t, err)
-	args := append(h.Command(), "dockerd", "--host", "unix://"+socket, "--data-root", filepath.Join(dir, "data"), "--exec-root", filepath.Join(dir, "run"),
-		"--pidfile", filepath.Join(dir, "pid"))
-	e := &engine{socket: socket, process: exec.Command(args[0], args[1:]...)}
-	e.process.Stdout, e.process.Stderr = log, log
-	e.process.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	ok(t, e.process.Start())
+	e := &engine{socket: socket}
+	// Cleanups run in reverse: the Engine ends before what it leaves behind is removed.
 	t.Cleanup(func() {
-		if t.Failed() {
-			text, err := os.ReadFile(log.Name())
-			t.Logf("Engine at %s: %v\n%s", socket, err, text[max(0, len(text)-4000):])
-		}
-		err := e.end()
-		mounts, merr := filepath.Glob(filepath.Join(dir, "run/netns/*"))
+		mounts, err := filepath.Glob(filepath.Join(dir, "run/netns/*"))
 		for _, m := range append(mounts, filepath.Join(dir, "data")) {
 			_ = syscall.Unmount(m, syscall.MNT_DETACH)
 		}
-		if err := errors.Join(err, merr, log.Close(), os.RemoveAll(dir)); err != nil {
+		if err := errors.Join(err, os.RemoveAll(dir)); err != nil {
 			t.Error(err)
 		}
+	})
+	process.StartFor(t, process.Config{
+		Name: "dockerd", Log: filepath.Join(dir, "log"), Command: append(h.Command(), "dockerd", "--host", "unix://"+socket, "--data-root", filepath.Join(dir, "data"),
+			"--exec-root", filepath.Join(dir, "run"), "--pidfile", filepath.Join(dir, "pid")),
 	})
 	wait.Within(t, waitTimeout, "the Engine answers", func(ctx context.Context) error {
 		_, err := e.docker(ctx, nil, "version")
@@ -77,24 +68,8 @@ func startEngine(t *testing.T, h *network.Host, socket string) {
 }
 
 // docker runs Docker's command line.
-func (e *engine) docker(ctx context.Context, stdin *bytes.Buffer, args ...string) (string, error) {
-	cmd := exec.CommandContext(ctx, "docker", append([]string{"--host", "unix://" + e.socket}, args...)...)
-	if stdin != nil {
-		cmd.Stdin = stdin
-	}
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		return "", fmt.Errorf("docker %v: %w: %s", args, err, out)
-	}
-	return string(out), nil
-}
-
-// end ends the Engine in order, and its containerd with it.
-func (e *engine) end() error {
-	err := e.process.Process.Signal(syscall.SIGTERM)
-	timer := time.AfterFunc(waitTimeout, func() { _ = syscall.Kill(-e.process.Process.Pid, syscall.SIGKILL) })
-	defer timer.Stop()
-	return errors.Join(err, e.process.Wait())
+func (e *engine) docker(ctx context.Context, stdin io.Reader, args ...string) (string, error) {
+	return process.Docker(ctx, stdin, append([]string{"--host", "unix://" + e.socket}, args...)...)
 }
 
 // containers makes a service one of containers.

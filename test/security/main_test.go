@@ -11,14 +11,12 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
-	"errors"
 	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -37,6 +35,7 @@ import (
 	"github.com/musterhq/muster/internal/mtls"
 	"github.com/musterhq/muster/test/kit/consultest"
 	"github.com/musterhq/muster/test/kit/network"
+	"github.com/musterhq/muster/test/kit/process"
 	"github.com/musterhq/muster/test/kit/rig"
 )
 
@@ -58,7 +57,7 @@ type closed struct {
 	// store and apid are settings of all daemons, and of every apid.
 	store, apid []string
 	// first is the process of apid.
-	first *exec.Cmd
+	first *process.Process
 }
 
 // start starts it, with further settings of apid.
@@ -131,34 +130,23 @@ func (c *closed) manager(name, listen, ops string, further ...string) {
 
 // daemon runs one until the test ends. Name may say which of several it is:
 // "apid-2".
-func (c *closed) daemon(name string, args ...string) *exec.Cmd {
+func (c *closed) daemon(name string, args ...string) *process.Process {
 	c.t.Helper()
-	log, err := os.Create(filepath.Join(c.dir, name+".log"))
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	cmd := exec.Command(filepath.Join(built, "muster"), append([]string{strings.TrimSuffix(name, "-2"), "--log-format", "json"}, args...)...)
-	cmd.Stdout, cmd.Stderr = log, log
-	if err := cmd.Start(); err != nil {
-		c.t.Fatal(err)
-	}
+	p := process.StartFor(c.t, process.Config{
+		Name: name, Log: filepath.Join(c.dir, name+".log"),
+		Command: append([]string{filepath.Join(built, "muster"), strings.TrimSuffix(name, "-2"), "--log-format", "json"}, args...),
+	})
 	c.t.Cleanup(func() {
-		if err := cmd.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
-			c.t.Errorf("%s: %v", name, err)
+		killed := p.Ended() && p.ExitCode() == -1
+		if err := p.Stop(); err != nil {
+			c.t.Error(err)
 		}
-		err := cmd.Wait()
-		if status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); ok && status.Signal() == syscall.SIGKILL {
-			// A test did that.
-			err = nil
-		}
-		if err := errors.Join(err, log.Close()); err != nil {
-			c.t.Errorf("%s: %v", name, err)
-		}
-		if c.t.Failed() {
-			c.t.Logf("%s said:\n%s", name, c.file(name+".log"))
+		// A test may have killed it.
+		if code := p.ExitCode(); code != 0 && !killed {
+			c.t.Errorf("%s ended with code %d", name, code)
 		}
 	})
-	return cmd
+	return p
 }
 
 func (c *closed) eventually(what string, holds func() bool) {

@@ -76,7 +76,7 @@ func TestRootRotation(t *testing.T) {
 	if _, err := musterv1.NewControlServiceClient(c.dial(c.api, nil)).RotateAuthority(c.with(c.admin), &musterv1.RotateAuthorityRequest{}); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.first.Process.Kill(); err != nil {
+	if err := c.first.Kill(); err != nil {
 		t.Fatal(err)
 	}
 	var now *musterv1.Authority

@@ -213,7 +213,7 @@ func (c *closed) servesOthers(t *testing.T) {
 // memory is what apid's process has of the machine's, in bytes.
 func (c *closed) memory(t *testing.T) int {
 	t.Helper()
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", c.first.Process.Pid))
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", c.first.PID()))
 	if err != nil {
 		t.Fatal(err)
 	}

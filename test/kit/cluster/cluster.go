@@ -18,6 +18,7 @@ import (
 	"github.com/musterhq/muster/internal/auth"
 	"github.com/musterhq/muster/test/kit/consultest"
 	"github.com/musterhq/muster/test/kit/network"
+	"github.com/musterhq/muster/test/kit/process"
 )
 
 // managers are the manager daemons, in the order in which they are started.
@@ -52,7 +53,7 @@ type Cluster struct {
 	addresses map[string]string
 
 	mu        sync.Mutex
-	processes map[string]*Process
+	processes map[string]*process.Process
 }
 
 // Config says what to start.
@@ -99,7 +100,7 @@ func StorePath(dir string) string { return filepath.Join(dir, "dev", "store.db")
 // caller must call Stop.
 func Start(ctx context.Context, cfg Config) (*Cluster, error) {
 	cfg.Replicas, cfg.ConsulServers = max(cfg.Replicas, 1), max(cfg.ConsulServers, 1)
-	c := &Cluster{cfg: cfg, processes: map[string]*Process{}}
+	c := &Cluster{cfg: cfg, processes: map[string]*process.Process{}}
 	var err error
 	if c.addresses, err = cfg.addresses(); err != nil {
 		return nil, err
@@ -234,12 +235,12 @@ func (c *Cluster) RESTAddress(name string) string { return c.addresses["rest/"+n
 
 // StartWorker starts a worker, again after it was stopped, for example: its
 // name is its data directory's too. Extra are further flags.
-func (c *Cluster) StartWorker(name string, extra ...string) (*Process, error) {
+func (c *Cluster) StartWorker(name string, extra ...string) (*process.Process, error) {
 	return c.StartWorkerFrom(c.cfg.Binary, name, extra...)
 }
 
 // StartWorkerFrom is the same with another binary of muster's.
-func (c *Cluster) StartWorkerFrom(binary, name string, extra ...string) (*Process, error) {
+func (c *Cluster) StartWorkerFrom(binary, name string, extra ...string) (*process.Process, error) {
 	dispatchers := []string{c.Dispatcher}
 	for _, replica := range c.Replicas("dispatcherd")[1:] {
 		dispatchers = append(dispatchers, c.addresses[replica])
@@ -250,12 +251,16 @@ func (c *Cluster) StartWorkerFrom(binary, name string, extra ...string) (*Proces
 }
 
 // Run starts muster with some arguments, as a process of the cluster.
-func (c *Cluster) Run(name string, args ...string) (*Process, error) {
+func (c *Cluster) Run(name string, args ...string) (*process.Process, error) {
 	return c.start(name, nil, c.cfg.Binary, args)
 }
 
-func (c *Cluster) start(name string, host *network.Host, binary string, args []string) (*Process, error) {
-	p, err := startProcess(name, c.cfg.Dir, host, c.cfg.Env[name], binary, args)
+func (c *Cluster) start(name string, host *network.Host, binary string, args []string) (*process.Process, error) {
+	command := append([]string{binary}, args...)
+	if host != nil {
+		command = append(host.Command(), command...)
+	}
+	p, err := process.Start(process.Config{Name: name, Log: filepath.Join(c.cfg.Dir, name+".log"), Command: command, Env: c.cfg.Env[name]})
 	if err != nil {
 		return nil, err
 	}
@@ -266,14 +271,14 @@ func (c *Cluster) start(name string, host *network.Host, binary string, args []s
 }
 
 // Process returns a process of the cluster by its name.
-func (c *Cluster) Process(name string) *Process {
+func (c *Cluster) Process(name string) *process.Process {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.processes[name]
 }
 
 // Processes returns all processes, by their names.
-func (c *Cluster) Processes() map[string]*Process {
+func (c *Cluster) Processes() map[string]*process.Process {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return maps.Clone(c.processes)

@@ -12,12 +12,6 @@ import (
 	"time"
 )
 
-// ManagementToken may do everything at a server whose ACLs are on.
-const ManagementToken = "11111111-2222-3333-4444-555555555555"
-
-// ACL are the settings of a server that refuses everything without a token.
-const ACL = `acl { enabled = true default_policy = "deny" tokens { initial_management = "` + ManagementToken + `" agent = "` + ManagementToken + `" } }`
-
 // startTimeout bounds the time until a server has a leader.
 const startTimeout = 2 * time.Minute
 
@@ -34,7 +28,7 @@ func (s *Server) waitForLeader() error {
 		}
 		select {
 		case <-tick.C:
-		case <-s.ended:
+		case <-s.process.Done():
 			return fmt.Errorf("consul ended; see %s", filepath.Join(s.dir, "consul.log"))
 		case <-ctx.Done():
 			return fmt.Errorf("consul has no leader after %v; see %s", startTimeout, filepath.Join(s.dir, "consul.log"))

@@ -182,7 +182,7 @@ func (c *Cluster) Resume() error { return c.each((*Server).Resume) }
 func (c *Cluster) each(do func(*Server) error) error {
 	var errs []error
 	for _, s := range c.servers {
-		if s.cmd != nil {
+		if s.process != nil {
 			errs = append(errs, do(s))
 		}
 	}

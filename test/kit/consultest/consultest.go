@@ -14,10 +14,10 @@ import (
 	"strconv"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/musterhq/muster/internal/kv/consul"
 	"github.com/musterhq/muster/test/kit/need"
+	"github.com/musterhq/muster/test/kit/process"
 )
 
 // Server is one Consul server.
@@ -25,13 +25,12 @@ type Server struct {
 	// Address is that of its HTTP API.
 	Address string
 	// Node is its name in the cluster.
-	Node  string
-	dir   string
-	serf  string // the address at which other servers join it
-	args  []string
-	http  *http.Client
-	cmd   *exec.Cmd
-	ended chan struct{}
+	Node    string
+	dir     string
+	serf    string // the address at which other servers join it
+	args    []string
+	http    *http.Client
+	process *process.Process
 }
 
 // Start starts a server that ends with the test. Without a consul binary on
@@ -64,11 +63,8 @@ func needConsul(t testing.TB, err error) {
 // showLog shows the end of the server's log if the test fails.
 func (s *Server) showLog(t testing.TB) {
 	t.Cleanup(func() {
-		if !t.Failed() {
-			return
-		}
-		if log, err := os.ReadFile(filepath.Join(s.dir, "consul.log")); err == nil {
-			t.Logf("consul's log ends:\n%s", log[max(0, len(log)-4000):])
+		if t.Failed() {
+			t.Logf("consul's log ends:\n%s", s.process.Tail())
 		}
 	})
 }
@@ -136,61 +132,29 @@ func (s *Server) Start() error {
 	if err := os.MkdirAll(s.dir, 0o700); err != nil {
 		return fmt.Errorf("make consul's directory: %w", err)
 	}
-	log, err := os.OpenFile(filepath.Join(s.dir, "consul.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	p, err := process.Start(process.Config{
+		Name: "consul", Log: filepath.Join(s.dir, "consul.log"), Command: s.args,
+		// A test binary that is killed must not leave it behind.
+		Attr: &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL},
+	})
 	if err != nil {
-		return fmt.Errorf("open consul's log: %w", err)
+		return err
 	}
-	defer func() { _ = log.Close() }()
-	cmd := exec.Command(s.args[0], s.args[1:]...)
-	cmd.Stdout, cmd.Stderr = log, log
-	// A test binary that is killed must not leave it behind.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("start consul: %w", err)
-	}
-	ended := make(chan struct{})
-	s.cmd, s.ended = cmd, ended
-	go func() {
-		_ = cmd.Wait()
-		close(ended)
-	}()
+	s.process = p
 	return nil
 }
 
 // PID returns the server's process id, for measurements.
-func (s *Server) PID() int { return s.cmd.Process.Pid }
+func (s *Server) PID() int { return s.process.PID() }
 
 // Kill kills the server. Its data stays, for Restart.
-func (s *Server) Kill() error { return s.signal(syscall.SIGKILL, true) }
+func (s *Server) Kill() error { return s.process.Kill() }
 
 // Stop ends the server in order.
-func (s *Server) Stop() error {
-	if err := s.signal(syscall.SIGCONT, false); err != nil {
-		return err
-	}
-	return s.signal(syscall.SIGTERM, true)
-}
+func (s *Server) Stop() error { return s.process.Stop() }
 
 // Pause stops the server's process as it stands: it hangs.
-func (s *Server) Pause() error { return s.signal(syscall.SIGSTOP, false) }
+func (s *Server) Pause() error { return s.process.Signal(syscall.SIGSTOP) }
 
 // Resume lets a paused server continue.
-func (s *Server) Resume() error { return s.signal(syscall.SIGCONT, false) }
-
-// stopTimeout bounds the end of a server, on a machine that is busy.
-const stopTimeout = time.Minute
-
-func (s *Server) signal(sig syscall.Signal, wait bool) error {
-	if err := s.cmd.Process.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
-		return fmt.Errorf("signal consul: %w", err)
-	}
-	if !wait {
-		return nil
-	}
-	select {
-	case <-s.ended:
-		return nil
-	case <-time.After(stopTimeout):
-		return errors.Join(errors.New("consul did not end on request"), s.cmd.Process.Kill())
-	}
-}
+func (s *Server) Resume() error { return s.process.Signal(syscall.SIGCONT) }

@@ -26,6 +26,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/musterhq/muster/test/kit/network"
+	"github.com/musterhq/muster/test/kit/process"
 )
 
 // Image is an image that every engine here has: a shell and sleep.
@@ -39,10 +40,9 @@ type Engine struct {
 	dir  string
 	args []string
 	// host is nil for an engine without a network.
-	host  *network.Host
-	cmd   *exec.Cmd
-	ended chan struct{}
-	api   *client.Client
+	host    *network.Host
+	process *process.Process
+	api     *client.Client
 }
 
 // Missing returns what is lacking here to run an engine, if anything.
@@ -117,11 +117,6 @@ func (e *Engine) Start(ctx context.Context) error {
 var errGaveUp = errors.New("dockerd has ended")
 
 func (e *Engine) startOnce(ctx context.Context) error {
-	log, err := os.OpenFile(filepath.Join(e.dir, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
-	if err != nil {
-		return fmt.Errorf("open the engine's log: %w", err)
-	}
-	defer func() { _ = log.Close() }()
 	command := append([]string{"dockerd"}, e.args...)
 	attributes := &syscall.SysProcAttr{Setpgid: true}
 	if e.host != nil {
@@ -131,15 +126,11 @@ func (e *Engine) startOnce(ctx context.Context) error {
 		// which may be that of the machine's Engine.
 		attributes.Unshareflags = unix.CLONE_NEWNET
 	}
-	e.cmd, e.ended = exec.Command(command[0], command[1:]...), make(chan struct{})
-	e.cmd.Stdout, e.cmd.Stderr, e.cmd.SysProcAttr = log, log, attributes
-	if err := e.cmd.Start(); err != nil {
-		return fmt.Errorf("start dockerd: %w", err)
+	p, err := process.Start(process.Config{Name: "dockerd", Log: filepath.Join(e.dir, "log"), Command: command, Attr: attributes})
+	if err != nil {
+		return err
 	}
-	go func(cmd *exec.Cmd, ended chan struct{}) {
-		_ = cmd.Wait()
-		close(ended)
-	}(e.cmd, e.ended)
+	e.process = p
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {
@@ -149,10 +140,10 @@ func (e *Engine) startOnce(ctx context.Context) error {
 		}
 		select {
 		case <-tick.C:
-		case <-e.ended:
-			return fmt.Errorf("%w: %s", errGaveUp, e.Log())
+		case <-p.Done():
+			return fmt.Errorf("%w: %s", errGaveUp, p.Tail())
 		case <-ctx.Done():
-			return fmt.Errorf("dockerd does not answer: %w: %s", err, e.Log())
+			return fmt.Errorf("dockerd does not answer: %w: %s", err, p.Tail())
 		}
 	}
 }
@@ -167,7 +158,7 @@ func (e *Engine) Kill() error {
 	if err != nil {
 		return err
 	}
-	if err := e.signal(syscall.SIGKILL); err != nil {
+	if err := e.process.Kill(); err != nil {
 		return err
 	}
 	for began := time.Now(); runs(pid); <-time.After(time.Millisecond) {
@@ -202,41 +193,21 @@ func runs(pid int) bool {
 	return err == nil
 }
 
-func (e *Engine) signal(s syscall.Signal) error {
-	if err := e.cmd.Process.Signal(s); err != nil && !errors.Is(err, os.ErrProcessDone) {
-		return fmt.Errorf("end dockerd: %w", err)
-	}
-	select {
-	case <-e.ended:
-		return nil
-	case <-time.After(startTimeout):
-		return errors.Join(errors.New("dockerd did not end in time"), e.cmd.Process.Kill())
-	}
-}
-
 // Containers returns all containers, those that have ended too.
 func (e *Engine) Containers(ctx context.Context) ([]container.Summary, error) {
 	return e.api.ContainerList(ctx, container.ListOptions{All: true})
 }
 
 // Log returns the end of the engine's log.
-func (e *Engine) Log() string {
-	b, err := os.ReadFile(filepath.Join(e.dir, "log"))
-	if err != nil {
-		return err.Error()
-	}
-	return string(b[max(0, len(b)-8<<10):])
-}
+func (e *Engine) Log() string { return e.process.Tail() }
 
 // Close removes what it runs, and ends the engine; one that was killed is started
 // for that.
 func (e *Engine) Close(ctx context.Context) error {
-	select {
-	case <-e.ended:
+	if e.process.Ended() {
 		if err := e.Start(ctx); err != nil {
 			return err
 		}
-	default:
 	}
 	var errs []error
 	all, err := e.Containers(ctx)
@@ -244,7 +215,7 @@ func (e *Engine) Close(ctx context.Context) error {
 	for _, c := range all {
 		errs = append(errs, e.api.ContainerRemove(ctx, c.ID, container.RemoveOptions{Force: true}))
 	}
-	errs = append(errs, e.signal(syscall.SIGTERM), e.api.Close())
+	errs = append(errs, e.process.Stop(), e.api.Close())
 	// A killed engine leaves what it mounted for the next one.
 	mounts, err := filepath.Glob(filepath.Join(e.dir, "exec/netns/*"))
 	errs = append(errs, err)

@@ -8,7 +8,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/musterhq/muster/test/kit/cluster"
+	"github.com/musterhq/muster/test/kit/process"
 	"github.com/musterhq/muster/test/kit/wait"
 )
 
@@ -25,7 +25,7 @@ const logTime = "15:04:05.000"
 
 // judge reads from a log how often a certificate was renewed, for which it waits until
 // ctx ends, and what else is said that should not be.
-func (l *Load) judge(ctx context.Context, name string, p *cluster.Process, atLeast int) (renewed int, err error) {
+func (l *Load) judge(ctx context.Context, name string, p *process.Process, atLeast int) (renewed int, err error) {
 	var log string
 	late := wait.Until(ctx, func(context.Context) error {
 		b, rerr := os.ReadFile(p.Log)

@@ -2,13 +2,9 @@ package rig
 
 import (
 	"context"
-	"fmt"
 	"os"
 	"path/filepath"
 
-	"github.com/hashicorp/consul/api"
-
-	shipped "github.com/musterhq/muster/compose/consul/policies"
 	"github.com/musterhq/muster/test/kit/cluster"
 	"github.com/musterhq/muster/test/kit/consultest"
 )
@@ -23,11 +19,7 @@ type ConsulTokens struct {
 // NewConsulTokens chooses tokens; policies is the directory with the policies that
 // ship.
 func NewConsulTokens(policies string) *ConsulTokens {
-	k := &ConsulTokens{policies: policies, tokens: map[string]string{}}
-	for i, daemon := range cluster.Managers() {
-		k.tokens[daemon] = fmt.Sprintf("%08d-2222-3333-4444-555555555555", i)
-	}
-	return k
+	return &ConsulTokens{policies: policies, tokens: consultest.NewTokens(cluster.Managers()...)}
 }
 
 // Of returns a daemon's token.
@@ -38,7 +30,9 @@ func (k *ConsulTokens) Of(daemon string) string { return k.tokens[daemon] }
 // everything, as an operator has it.
 func (k *ConsulTokens) Secure(cfg *cluster.Config, dir string) error {
 	cfg.ConsulSettings = append(cfg.ConsulSettings, consultest.ACL)
-	cfg.Prepare = k.make
+	cfg.Prepare = func(ctx context.Context, servers *consultest.Cluster) error {
+		return servers.Grant(ctx, k.policies, k.tokens)
+	}
 	if cfg.Args == nil {
 		cfg.Args = map[string][]string{}
 	}
@@ -53,33 +47,4 @@ func (k *ConsulTokens) Secure(cfg *cluster.Config, dir string) error {
 		}
 	}
 	return give("init", consultest.ManagementToken)
-}
-
-// make makes each daemon's policy and token, as compose/consul/bootstrap.sh does.
-func (k *ConsulTokens) make(ctx context.Context, servers *consultest.Cluster) error {
-	client, err := api.NewClient(&api.Config{Address: servers.Servers()[0].Address, Token: consultest.ManagementToken})
-	if err != nil {
-		return err
-	}
-	var nodes []string
-	for _, s := range servers.Servers() {
-		nodes = append(nodes, s.Node)
-	}
-	options := (&api.WriteOptions{}).WithContext(ctx)
-	for daemon, token := range k.tokens {
-		rules, err := os.ReadFile(filepath.Join(k.policies, daemon+".hcl"))
-		if err != nil {
-			return err
-		}
-		name := "muster-" + daemon
-		if _, _, err := client.ACL().PolicyCreate(&api.ACLPolicy{Name: name, Rules: shipped.ForNodes(string(rules), nodes...)}, options); err != nil {
-			return fmt.Errorf("policy of %s: %w", daemon, err)
-		}
-		if _, _, err := client.ACL().TokenCreate(&api.ACLToken{
-			SecretID: token, Description: name, Policies: []*api.ACLTokenPolicyLink{{Name: name}},
-		}, options); err != nil {
-			return fmt.Errorf("token of %s: %w", daemon, err)
-		}
-	}
-	return nil
 }
