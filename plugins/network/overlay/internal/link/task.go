@@ -90,7 +90,7 @@ func (k *Kernel) pair(s *Sandbox, h, inner *netlink.Handle, space *netns.Namespa
 	attributes := netlink.NewLinkAttrs()
 	attributes.Name, attributes.MTU, attributes.HardwareAddr = name, s.MTU, gatewayMAC
 	veth := &netlink.Veth{LinkAttrs: attributes, PeerName: free, PeerHardwareAddr: mac, PeerMTU: uint32(s.MTU), PeerNamespace: netlink.NsFd(space.FD())}
-	if err := k.Do("create interface of task", func() error { return create(h, veth) }); err != nil {
+	if err := k.Do("create interface of task", func() error { return h.LinkAdd(veth) }); err != nil {
 		return nil, nil, err
 	}
 	if near, err = h.LinkByName(name); err != nil {
