@@ -51,6 +51,45 @@ func (p *Plugin) Apply(ctx context.Context, request *networkv1.ApplyRequest) (ma
 	old := maps.Clone(p.networks)
 	p.mu.Unlock()
 
+	changes := p.changesOf(request, old, moved)
+	for id := range goneNetworks(request, old, changes) {
+		delete(changes, id)
+		if n := old[id]; n != nil {
+			fail(id, p.removeNetwork(n))
+		}
+	}
+	// Which network a task's ports lead into depends on all of its networks.
+	p.mu.Lock()
+	for id, c := range changes {
+		p.networks[id] = c.network
+		if c.spec != nil {
+			c.network.internal.Store(c.spec.GetInternal())
+			c.network.ingress.Store(c.spec.GetIngress())
+		}
+	}
+	p.mu.Unlock()
+	for _, id := range slices.Sorted(maps.Keys(changes)) {
+		fail(id, p.carryOut(changes[id], request.GetComplete()))
+	}
+	unnamed, err := p.applyNames(ctx, request)
+	if err != nil {
+		return failed, err
+	}
+	for id, err := range unnamed {
+		if failed[id] == nil {
+			failed[id] = err
+		}
+	}
+	if request.GetComplete() {
+		if err := p.verify(request.GetNode().GetId(), changes, fail); err != nil {
+			return failed, err
+		}
+	}
+	return failed, nil
+}
+
+// changesOf sorts what a request says by network.
+func (p *Plugin) changesOf(request *networkv1.ApplyRequest, old map[string]*network, moved bool) map[string]*change {
 	changes := make(map[string]*change)
 	get := func(id string) *change {
 		if c, ok := changes[id]; ok {
@@ -82,7 +121,11 @@ func (p *Plugin) Apply(ctx context.Context, request *networkv1.ApplyRequest) (ma
 		}
 	}
 	collect(request, get)
+	return changes
+}
 
+// goneNetworks returns the ids of networks that the node no longer needs.
+func goneNetworks(request *networkv1.ApplyRequest, old map[string]*network, changes map[string]*change) map[string]bool {
 	gone := make(map[string]bool)
 	for _, id := range request.GetRemovedNetworks() {
 		gone[id] = true
@@ -94,61 +137,36 @@ func (p *Plugin) Apply(ctx context.Context, request *networkv1.ApplyRequest) (ma
 			}
 		}
 	}
-	for id := range gone {
-		delete(changes, id)
-		if n := old[id]; n != nil {
-			fail(id, p.removeNetwork(n))
-		}
-	}
-	// Which network a task's ports lead into depends on all of its networks.
-	p.mu.Lock()
-	for id, c := range changes {
-		p.networks[id] = c.network
-		if c.spec != nil {
-			c.network.internal.Store(c.spec.GetInternal())
-			c.network.ingress.Store(c.spec.GetIngress())
-		}
-	}
-	p.mu.Unlock()
-	for _, id := range slices.Sorted(maps.Keys(changes)) {
-		fail(id, p.carryOut(changes[id], request.GetComplete()))
-	}
-	unnamed, err := p.applyNames(ctx, request)
-	if err != nil {
-		return failed, err
-	}
-	for id, err := range unnamed {
-		if failed[id] == nil {
-			failed[id] = err
-		}
-	}
-	if request.GetComplete() {
-		node := request.GetNode().GetId()
-		err := p.removeLeftovers(node)
-		if broken := p.tunnel.Verify(node); broken != nil {
-			broken = fmt.Errorf("encrypt traffic between nodes: %w", broken)
-			encrypted := false
-			for id, c := range changes {
-				if c.spec.GetEncrypted() {
-					encrypted = true
-					fail(id, broken)
-				}
-			}
-			if !encrypted {
-				err = errors.Join(err, broken)
-			}
-		}
-		if err != nil {
-			return failed, err
-		}
-		for id := range changes {
-			fail(id, p.edge.conflict(id))
-		}
-	}
-	return failed, nil
+	return gone
 }
 
-// collect sorts what a request says by network.
+// verify removes what nothing needs, once the plugin was told of everything, and checks
+// what all networks share.
+func (p *Plugin) verify(node string, changes map[string]*change, fail func(id string, err error)) error {
+	err := p.removeLeftovers(node)
+	if broken := p.tunnel.Verify(node); broken != nil {
+		broken = fmt.Errorf("encrypt traffic between nodes: %w", broken)
+		encrypted := false
+		for id, c := range changes {
+			if c.spec.GetEncrypted() {
+				encrypted = true
+				fail(id, broken)
+			}
+		}
+		if !encrypted {
+			err = errors.Join(err, broken)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	for id := range changes {
+		fail(id, p.edge.conflict(id))
+	}
+	return nil
+}
+
+// collect sorts what a request says of peers, services and backends by network.
 func collect(request *networkv1.ApplyRequest, get func(string) *change) {
 	for _, peer := range request.GetPeers() {
 		if c := get(peer.GetNetworkId()); c != nil {

@@ -416,40 +416,7 @@ func (n *network) staleFlows() func() error {
 	}
 	path := n.plugin.pathOf(n.node.GetId(), n.id)
 	uplinks := n.sandbox.Uplinks
-	// Virtual addresses lead to backends on any port, and those of the way to the host on
-	// published ones.
-	virtual := make(map[netip.Addr]map[netip.Addr]bool)
-	published := make(map[uint16]map[netip.Addr]bool)
-	set := func(addresses []netip.Addr) map[netip.Addr]bool {
-		all := make(map[netip.Addr]bool, len(addresses))
-		for _, a := range addresses {
-			all[a] = true
-		}
-		return all
-	}
-	for _, s := range n.services {
-		all, local := n.addresses(s)
-		for _, v := range parseAddresses(s.spec.GetVirtualIps()) {
-			virtual[v] = set(all)
-		}
-		for _, p := range n.meshPorts(s) {
-			if p.Protocol == unix.IPPROTO_UDP && p.KeepSource {
-				published[p.Published] = set(local)
-			} else if p.Protocol == unix.IPPROTO_UDP {
-				published[p.Published] = set(all)
-			}
-		}
-	}
-	for _, t := range n.tasks {
-		if !n.plugin.publishes(t, n.id) {
-			continue
-		}
-		for _, p := range t.request.GetPorts() {
-			if p.GetProtocol() == musterv1.PortConfig_UDP {
-				published[uint16(p.GetPublishedPort())] = set(t.addressesOn(n.id))
-			}
-		}
-	}
+	leads := n.leads()
 	return func() error {
 		space, err := n.plugin.mounts().Open(path)
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, netns.ErrNone) {
@@ -461,13 +428,57 @@ func (n *network) staleFlows() func() error {
 		defer func() { _ = space.Close() }()
 		_, err = flows.DeleteUDP(space.FD(), func(original netip.AddrPort, backend netip.Addr) bool {
 			if slices.Contains(uplinks, original.Addr()) {
-				return !published[original.Port()][backend]
+				return !leads.published[original.Port()][backend]
 			}
-			now, ok := virtual[original.Addr()]
+			now, ok := leads.virtual[original.Addr()]
 			return ok && !now[backend]
 		})
 		return err
 	}
+}
+
+// leads says which backends connections of UDP may lead to.
+type leads struct {
+	// virtual holds those of virtual addresses, on any port.
+	virtual map[netip.Addr]map[netip.Addr]bool
+	// published holds those of published ports, at the addresses of the way to the host.
+	published map[uint16]map[netip.Addr]bool
+}
+
+// leads returns the backends that there are now.
+func (n *network) leads() leads {
+	l := leads{virtual: make(map[netip.Addr]map[netip.Addr]bool), published: make(map[uint16]map[netip.Addr]bool)}
+	set := func(addresses []netip.Addr) map[netip.Addr]bool {
+		all := make(map[netip.Addr]bool, len(addresses))
+		for _, a := range addresses {
+			all[a] = true
+		}
+		return all
+	}
+	for _, s := range n.services {
+		all, local := n.addresses(s)
+		for _, v := range parseAddresses(s.spec.GetVirtualIps()) {
+			l.virtual[v] = set(all)
+		}
+		for _, p := range n.meshPorts(s) {
+			if p.Protocol == unix.IPPROTO_UDP && p.KeepSource {
+				l.published[p.Published] = set(local)
+			} else if p.Protocol == unix.IPPROTO_UDP {
+				l.published[p.Published] = set(all)
+			}
+		}
+	}
+	for _, t := range n.tasks {
+		if !n.plugin.publishes(t, n.id) {
+			continue
+		}
+		for _, p := range t.request.GetPorts() {
+			if p.GetProtocol() == musterv1.PortConfig_UDP {
+				l.published[uint16(p.GetPublishedPort())] = set(t.addressesOn(n.id))
+			}
+		}
+	}
+	return l
 }
 
 // remove removes everything in the kernel that belongs to the network.

@@ -249,6 +249,24 @@ func (t *Tunnel) tryDevice(control control, k *key) (d *wgtypes.Device, taken bo
 			return nil, false, err
 		}
 	}
+	config := t.missing(d, k)
+	if config.PrivateKey != nil || config.ListenPort != nil || len(config.Peers) > 0 {
+		err := t.config.Kernel.Do("configure WireGuard device "+name, func() error { return control.ConfigureDevice(name, config) })
+		if err != nil {
+			clear(t.told)
+			// The error of a process has no number, and a device that failed to get its
+			// port has closed its sockets.
+			return nil, config.ListenPort != nil && !t.portIsFree(t.portOf(k)), err
+		}
+		if d, err = control.Device(name); err != nil {
+			return nil, false, err
+		}
+	}
+	return d, false, nil
+}
+
+// missing returns the settings that a device lacks. It notes which endpoints it is told.
+func (t *Tunnel) missing(d *wgtypes.Device, k *key) wgtypes.Config {
 	config := wgtypes.Config{}
 	if d.PrivateKey != k.Private.Key {
 		config.PrivateKey = &k.Private.Key
@@ -280,19 +298,7 @@ func (t *Tunnel) tryDevice(control control, k *key) (d *wgtypes.Device, taken bo
 		})
 		t.told[told] = p.endpoint
 	}
-	if config.PrivateKey != nil || config.ListenPort != nil || len(config.Peers) > 0 {
-		err := t.config.Kernel.Do("configure WireGuard device "+name, func() error { return control.ConfigureDevice(name, config) })
-		if err != nil {
-			clear(t.told)
-			// The error of a process has no number, and a device that failed to get its
-			// port has closed its sockets.
-			return nil, config.ListenPort != nil && !t.portIsFree(t.portOf(k)), err
-		}
-		if d, err = control.Device(name); err != nil {
-			return nil, false, err
-		}
-	}
-	return d, false, nil
+	return config
 }
 
 func unmapped(a netip.AddrPort) netip.AddrPort {
