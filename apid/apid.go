@@ -170,14 +170,7 @@ func New(env daemon.Env, cfg Config) (*Daemon, error) {
 	if err != nil {
 		return nil, fmt.Errorf("apid: %w", err)
 	}
-	var dispatchers *shards.Directory
-	for _, s := range clusterstatus.Subsystems() {
-		directory := d.roster.Directory(s.Name)
-		d.subsystems = append(d.subsystems, control.Subsystem{Name: s.Name, Directory: directory})
-		if s.Name == dispatcherSubsystem {
-			dispatchers = directory
-		}
-	}
+	dispatchers := d.followSubsystems()
 	looker := &clusterstatus.Looker{
 		KV: env.KV, Prefix: env.Prefix, Newest: st.LeaderSequences, LastKnown: d.lastKnown, StaleFor: st.Staleness, Dial: env.Dial, Log: env.Logger,
 	}
@@ -211,6 +204,19 @@ func New(env daemon.Env, cfg Config) (*Daemon, error) {
 	}
 	d.handler = env.Tracer.Handler(d.handler)
 	return d, nil
+}
+
+// followSubsystems follows who owns the shards of each subsystem, and returns the
+// directory of dispatchers.
+func (d *Daemon) followSubsystems() (dispatchers *shards.Directory) {
+	for _, s := range clusterstatus.Subsystems() {
+		directory := d.roster.Directory(s.Name)
+		d.subsystems = append(d.subsystems, control.Subsystem{Name: s.Name, Directory: directory})
+		if s.Name == dispatcherSubsystem {
+			dispatchers = directory
+		}
+	}
+	return dispatchers
 }
 
 // lastKnown is the ownership of all subsystems as the directories have it.

@@ -72,19 +72,7 @@ func (f *follower) advance(to *store.Snapshot) {
 	f.now = to
 	// Before a session looks at what has changed, the networks must have changed too.
 	attached, appearedNetwork := f.networks.Advance(to)
-	changed := map[string][]string{}
-	for c := range t.Assignments.Changes(from, to) {
-		key := c.Key()
-		node, _, task := state.SplitKey(key)
-		if c.New != nil {
-			f.nodes[task] = node
-		} else if f.nodes[task] == node {
-			delete(f.nodes, task)
-		}
-		if from != nil {
-			changed[node] = append(changed[node], key)
-		}
-	}
+	changed := f.changedTasks(from, to)
 	if from == nil {
 		return // there are no shards yet
 	}
@@ -93,15 +81,6 @@ func (f *follower) advance(to *store.Snapshot) {
 		// session.
 		for _, s := range f.owned.all() {
 			s.EndSessions(session.ErrRestored, nil)
-		}
-	}
-	for c := range t.Tasks.Changes(from, to) {
-		if c.Old != nil && c.New != nil && !concerns(c.Old.Value, c.New.Value) {
-			continue
-		}
-		service, _, task := state.SplitKey(c.Key())
-		if node, assigned := f.nodes[task]; assigned {
-			changed[node] = append(changed[node], state.NodeTaskKey(node, service, task))
 		}
 	}
 	for node, keys := range changed {
@@ -116,6 +95,43 @@ func (f *follower) advance(to *store.Snapshot) {
 			s.ObjectsChanged(files)
 		}
 	}
+	f.nodesChanged(from, to)
+}
+
+// changedTasks returns the keys of assignments that have changed, or whose tasks have, by
+// node. It notes which node each task is on.
+func (f *follower) changedTasks(from, to *store.Snapshot) map[string][]string {
+	changed := map[string][]string{}
+	for c := range f.tables.Assignments.Changes(from, to) {
+		key := c.Key()
+		node, _, task := state.SplitKey(key)
+		if c.New != nil {
+			f.nodes[task] = node
+		} else if f.nodes[task] == node {
+			delete(f.nodes, task)
+		}
+		if from != nil {
+			changed[node] = append(changed[node], key)
+		}
+	}
+	if from == nil {
+		return nil
+	}
+	for c := range f.tables.Tasks.Changes(from, to) {
+		if c.Old != nil && c.New != nil && !concerns(c.Old.Value, c.New.Value) {
+			continue
+		}
+		service, _, task := state.SplitKey(c.Key())
+		if node, assigned := f.nodes[task]; assigned {
+			changed[node] = append(changed[node], state.NodeTaskKey(node, service, task))
+		}
+	}
+	return changed
+}
+
+// nodesChanged tells the shards which nodes have changed, and the cluster's settings.
+func (f *follower) nodesChanged(from, to *store.Snapshot) {
+	t := f.tables
 	for c := range t.Nodes.Changes(from, to) {
 		if s, _ := f.owned.of(c.Key()); s != nil {
 			s.NodeChanged(c.Key())

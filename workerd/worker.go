@@ -35,6 +35,7 @@ import (
 	"github.com/musterhq/muster/workerd/internal/networks"
 	"github.com/musterhq/muster/workerd/internal/session"
 	"github.com/musterhq/muster/workerd/internal/tasks"
+	"github.com/musterhq/muster/workerd/network"
 	"github.com/musterhq/muster/workerd/pluginhost"
 	"github.com/musterhq/muster/workerd/taskdb"
 )
@@ -88,17 +89,12 @@ func (w *Worker) Run(ctx context.Context) (err error) {
 	// The order matters at the end: the session says goodbye while tasks still run,
 	// and the tasks release their plugins before these are stopped.
 	var parts daemon.Runner
-	executors, plugins := w.env.Executors, w.env.Networks
-	if executors == nil {
-		host, err := w.plugins(log)
-		if err != nil {
-			return err
-		}
-		executors = host
-		if plugins == nil {
-			plugins = host.Networks()
-		}
-		parts = append(parts, []daemon.Task{{Name: "run plugins", Run: host.Run}})
+	executors, plugins, runPlugins, err := w.executors(log)
+	if err != nil {
+		return err
+	}
+	if runPlugins != nil {
+		parts = append(parts, runPlugins)
 	}
 	var disk *disk
 	var saved tasks.Store
@@ -130,14 +126,7 @@ func (w *Worker) Run(ctx context.Context) (err error) {
 		NodeID: id, Executors: executors, Networks: nets, Store: saved, Changed: reports.Changed, Node: base, Files: kept,
 		Logger: log.Named("tasks"), Metrics: w.env.Metrics, Tracer: w.env.Tracer,
 	})
-	patience := firstDescription
-	if contents != nil {
-		if len(contents.Tasks) > 0 {
-			patience = firstDescriptionWithTasks
-		}
-		manager.Restore(contents)
-		log.Info("tasks restored", zap.Int("tasks", len(contents.Tasks)))
-	}
+	patience := restore(manager, contents, log)
 	describer := newDescriber(describerConfig{
 		base: base, interval: w.cfg.DescribeInterval, patience: patience,
 		executors: executors, networks: nets, described: described, disk: disk, files: taskFiles != nil, listener: manager.SetExecutors, log: log,
@@ -162,6 +151,36 @@ func (w *Worker) Run(ctx context.Context) (err error) {
 			return client.Run(ctx)
 		}}})
 	return parts.Run(ctx)
+}
+
+// executors returns the executors and the network plugins, and what runs them.
+func (w *Worker) executors(log *zap.Logger) (executor.Set, network.Set, []daemon.Task, error) {
+	if w.env.Executors != nil {
+		return w.env.Executors, w.env.Networks, nil, nil
+	}
+	host, err := w.plugins(log)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	run := []daemon.Task{{Name: "run plugins", Run: host.Run}}
+	if w.env.Networks != nil {
+		return host, w.env.Networks, run, nil
+	}
+	return host, host.Networks(), run, nil
+}
+
+// restore gives the manager the tasks that the node had, and returns how long to wait for
+// the first description of the node.
+func restore(manager *tasks.Manager, contents *taskdb.Contents, log *zap.Logger) time.Duration {
+	if contents == nil {
+		return firstDescription
+	}
+	manager.Restore(contents)
+	log.Info("tasks restored", zap.Int("tasks", len(contents.Tasks)))
+	if len(contents.Tasks) > 0 {
+		return firstDescriptionWithTasks
+	}
+	return firstDescription
 }
 
 // Held returns the number of tasks that there is anything of on this node, be it

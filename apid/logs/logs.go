@@ -130,7 +130,11 @@ func (b *Broker) follow(ctx context.Context, sel Select, client string, opts *mu
 			more = look()
 		}
 	}
-	// What readers left in the buffer comes before the end.
+	return drain(out, send)
+}
+
+// drain sends what readers left in their buffer: it comes before the end.
+func drain(out <-chan *musterv1.LogMessage, send func(*musterv1.LogMessage) error) error {
 	for {
 		select {
 		case m := <-out:

@@ -10,7 +10,6 @@ package network
 import (
 	"context"
 	"slices"
-	"time"
 
 	networkv1 "github.com/musterhq/muster/api/muster/network/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
@@ -136,8 +135,6 @@ type Stats struct {
 	ConntrackEntries, ConntrackLimit    uint64
 	// Repairs are what an audit found to differ from what was applied, and set right.
 	Repairs uint64
-	// LastApply is how long the last Apply took.
-	LastApply time.Duration
 }
 
 // What a plugin is asked to try, and what it has tried.

@@ -256,11 +256,6 @@ func (h *Host) For(ctx context.Context, kind, holder string) (*executor.Describe
 		}
 		return plugins[i].firstDescribed(ctx)
 	}
-	// Those that are still asked in the end need not answer.
-	var asking sync.WaitGroup
-	defer asking.Wait()
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	var unhealthy *executor.Described
 	for _, p := range plugins {
 		switch d := p.described(); {
@@ -271,8 +266,18 @@ func (h *Host) For(ctx context.Context, kind, holder string) (*executor.Describe
 			unhealthy = d
 		}
 	}
-	// One that never said what it runs may be the one. The first that comes up
-	// and runs the kind is taken, whichever others hang.
+	// One that never said what it runs may be the one.
+	return firstThatRuns(ctx, plugins, kind, unhealthy)
+}
+
+// firstThatRuns asks all executors what they are. The first that comes up and runs the kind
+// is taken, whichever others hang. Without a healthy one it takes an unhealthy one.
+func firstThatRuns(ctx context.Context, plugins []*plugin, kind string, unhealthy *executor.Described) (*executor.Described, error) {
+	// Those that are still asked in the end need not answer.
+	var asking sync.WaitGroup
+	defer asking.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	type answer struct {
 		described *executor.Described
 		err       error

@@ -133,6 +133,19 @@ func check(tx *bbolt.Tx) error {
 
 // read reads the records of all buckets.
 func (c *Contents) read(tx *bbolt.Tx) error {
+	for _, read := range []func(*bbolt.Tx) error{c.readAssignments, c.readProgress, c.readPlaces} {
+		if err := read(tx); err != nil {
+			return err
+		}
+	}
+	return eachIfAny(tx, networksBucket, func(id string, sealed []byte) error {
+		c.Networks[id] = new(dispatcherv1.Assignments)
+		return decode(sealed, c.Networks[id])
+	})
+}
+
+// readAssignments reads which tasks there are, and their specs.
+func (c *Contents) readAssignments(tx *bbolt.Tx) error {
 	err := each(tx, specsBucket, func(digest string, sealed []byte) error {
 		spec := new(musterv1.TaskSpec)
 		c.Specs[digest] = spec
@@ -141,7 +154,7 @@ func (c *Contents) read(tx *bbolt.Tx) error {
 	if err != nil {
 		return err
 	}
-	err = each(tx, tasksBucket, func(id string, sealed []byte) error {
+	return each(tx, tasksBucket, func(id string, sealed []byte) error {
 		assigned := new(dispatcherv1.AssignedTask)
 		if err := decode(sealed, assigned); err != nil {
 			return err
@@ -155,10 +168,11 @@ func (c *Contents) read(tx *bbolt.Tx) error {
 		c.Tasks[id] = &Record{Assigned: assigned}
 		return nil
 	})
-	if err != nil {
-		return err
-	}
-	err = c.eachOfTask(tx, statusesBucket, func(record *Record, sealed []byte) error {
+}
+
+// readProgress reads how far tasks are.
+func (c *Contents) readProgress(tx *bbolt.Tx) error {
+	err := c.eachOfTask(tx, statusesBucket, func(record *Record, sealed []byte) error {
 		record.Status = new(dispatcherv1.ReportedStatus)
 		return decode(sealed, record.Status)
 	})
@@ -174,15 +188,16 @@ func (c *Contents) read(tx *bbolt.Tx) error {
 	if err != nil {
 		return err
 	}
-	err = c.eachOfTask(tx, withdrawnBucket, func(record *Record, sealed []byte) error {
+	return c.eachOfTask(tx, withdrawnBucket, func(record *Record, sealed []byte) error {
 		record.Withdrawn = true
 		_, err := unseal(sealed)
 		return err
 	})
-	if err != nil {
-		return err
-	}
-	err = eachIfAny(tx, executorsBucket, func(id string, sealed []byte) error {
+}
+
+// readPlaces reads which executors tasks have, and what they were given on the node.
+func (c *Contents) readPlaces(tx *bbolt.Tx) error {
+	err := eachIfAny(tx, executorsBucket, func(id string, sealed []byte) error {
 		name, err := unseal(sealed)
 		// An earlier version leaves this behind when it forgets a task.
 		if record := c.Tasks[id]; record != nil {
@@ -193,19 +208,12 @@ func (c *Contents) read(tx *bbolt.Tx) error {
 	if err != nil {
 		return err
 	}
-	err = eachIfAny(tx, placesBucket, func(id string, sealed []byte) error {
+	return eachIfAny(tx, placesBucket, func(id string, sealed []byte) error {
 		place, err := unseal(sealed)
 		if record := c.Tasks[id]; record != nil {
 			record.Place = append([]byte(nil), place...)
 		}
 		return err
-	})
-	if err != nil {
-		return err
-	}
-	return eachIfAny(tx, networksBucket, func(id string, sealed []byte) error {
-		c.Networks[id] = new(dispatcherv1.Assignments)
-		return decode(sealed, c.Networks[id])
 	})
 }
 

@@ -135,7 +135,6 @@ func (a *adapter) Stats(ctx context.Context) (*network.Stats, error) {
 		Networks: res.GetNetworks(), Services: res.GetServices(), Backends: res.GetBackends(), Tasks: res.GetAttachedTasks(),
 		DNSAnswers: res.GetDnsAnswers(), DNSFailures: res.GetDnsFailures(), DroppedPackets: res.GetDroppedPackets(),
 		ConntrackEntries: res.GetConntrackEntries(), ConntrackLimit: res.GetConntrackLimit(), Repairs: res.GetRepairs(),
-		LastApply: res.GetLastApply().AsDuration(),
 	}, nil
 }
 
