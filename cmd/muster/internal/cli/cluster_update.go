@@ -46,29 +46,13 @@ ports that they publish when those are reserved.`,
 			if err := changeLabels(spec, add, remove); err != nil {
 				return err
 			}
-			if fs.Changed("task-history-limit") {
-				if spec.Orchestration == nil {
-					spec.Orchestration = &musterv1.OrchestrationConfig{}
-				}
-				spec.Orchestration.TaskHistoryRetentionLimit = &history
-			}
-			if fs.Changed("heartbeat-period") {
-				if spec.Dispatcher == nil {
-					spec.Dispatcher = &musterv1.DispatcherConfig{}
-				}
-				spec.Dispatcher.HeartbeatPeriod = durationpb.New(heartbeat)
-			}
+			changeLimits(fs, spec, history, heartbeat)
 			if err := net.apply(fs, spec); err != nil {
 				return err
 			}
 			resp, err := call(c, cmd, api.UpdateCluster, &musterv1.UpdateClusterRequest{Version: got.Cluster.Meta.GetVersion(), Spec: spec})
 			if err != nil {
-				origin := specOrigin{fields: []fieldFlag{
-					{"orchestration.taskHistoryRetentionLimit", []string{"task-history-limit"}}, {"dispatcher.heartbeatPeriod", []string{"heartbeat-period"}},
-					{"network.addressPools.base", []string{"default-addr-pool"}}, {"network.addressPools.size", []string{"default-addr-pool-mask-length"}},
-					{"network.addressPools", []string{"default-addr-pool"}}, {"network.reservedPorts", []string{"reserved-port"}}, {"network.maxNetworks", []string{"max-networks"}}, {"labels", []string{"label-add"}},
-				}}
-				return origin.refused(cmd, nil, err)
+				return clusterOrigin().refused(cmd, nil, err)
 			}
 			c.printf("%s\n", resp.Cluster.Id)
 			return nil
@@ -81,6 +65,36 @@ ports that they publish when those are reserved.`,
 	fs.StringArrayVar(&add, "label-add", nil, "add or change a label, key=value (repeatable)")
 	fs.StringArrayVar(&remove, "label-rm", nil, "remove a label (repeatable)")
 	return cmd
+}
+
+// changeLimits sets what the flags for single numbers say.
+func changeLimits(fs *pflag.FlagSet, spec *musterv1.ClusterSpec, history int64, heartbeat time.Duration) {
+	if fs.Changed("task-history-limit") {
+		if spec.Orchestration == nil {
+			spec.Orchestration = &musterv1.OrchestrationConfig{}
+		}
+		spec.Orchestration.TaskHistoryRetentionLimit = &history
+	}
+	if fs.Changed("heartbeat-period") {
+		if spec.Dispatcher == nil {
+			spec.Dispatcher = &musterv1.DispatcherConfig{}
+		}
+		spec.Dispatcher.HeartbeatPeriod = durationpb.New(heartbeat)
+	}
+}
+
+// clusterOrigin names the flag that each field of the cluster's spec comes from.
+func clusterOrigin() *specOrigin {
+	return &specOrigin{fields: []fieldFlag{
+		{"orchestration.taskHistoryRetentionLimit", []string{"task-history-limit"}},
+		{"dispatcher.heartbeatPeriod", []string{"heartbeat-period"}},
+		{"network.addressPools.base", []string{"default-addr-pool"}},
+		{"network.addressPools.size", []string{"default-addr-pool-mask-length"}},
+		{"network.addressPools", []string{"default-addr-pool"}},
+		{"network.reservedPorts", []string{"reserved-port"}},
+		{"network.maxNetworks", []string{"max-networks"}},
+		{"labels", []string{"label-add"}},
+	}}
 }
 
 // networkSettings are the flags for the cluster's networks.

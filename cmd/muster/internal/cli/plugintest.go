@@ -43,12 +43,9 @@ and the test looks at what is in them.`,
   muster plugin test bin/plugins/muster-executor-process --json
   muster plugin test bin/plugins/muster-network-cni --own-addresses --driver-opt config=mynet`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			program, err := filepath.Abs(args[0])
+			program, err := executable(args[0])
 			if err != nil {
-				return fmt.Errorf("find %s: %w", args[0], err)
-			}
-			if info, err := os.Stat(program); err != nil || !info.Mode().IsRegular() || info.Mode()&0o111 == 0 {
-				return usage("%s is not a program", args[0])
+				return err
 			}
 			o.Command = append([]string{program}, args[1:]...)
 			for _, variable := range o.Env {
@@ -67,12 +64,11 @@ and the test looks at what is in them.`,
 			if err != nil {
 				return usage("%w", err)
 			}
+			show := c.printResults
 			if asJSON {
-				err = c.printJSON(results)
-			} else {
-				err = c.printResults(results)
+				show = func(results []conformance.Result) error { return c.printJSON(results) }
 			}
-			if err != nil {
+			if err := show(results); err != nil {
 				return err
 			}
 			return brokenRules(results)
@@ -89,6 +85,18 @@ and the test looks at what is in them.`,
 	fs.DurationVar(&patience, "patience", time.Minute, "maximum duration of a call that is not meant to wait")
 	fs.BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
+}
+
+// executable returns the absolute path of a program.
+func executable(name string) (string, error) {
+	program, err := filepath.Abs(name)
+	if err != nil {
+		return "", fmt.Errorf("find %s: %w", name, err)
+	}
+	if info, err := os.Stat(program); err != nil || !info.Mode().IsRegular() || info.Mode()&0o111 == 0 {
+		return "", usage("%s is not a program", name)
+	}
+	return program, nil
 }
 
 // readTask reads the template of a task, or takes the one that ships for what
