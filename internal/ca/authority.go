@@ -1,7 +1,7 @@
-// Package ca is the cluster's own certificate authority: it makes it, keeps it in
-// the store with its key sealed, and signs for daemons, workers and people. It
-// owns the table authorities, which apid alone writes. And it is how the others
-// come by their certificates, and by the next ones before they end.
+// Package ca is the cluster's own certificate authority. It creates the authority, keeps it
+// in the store with its key sealed, and signs certificates for daemons, workers and people.
+// It owns the table authorities, which only apid writes. It also holds the client side: how
+// daemons and workers get their certificates and renew them.
 package ca
 
 import (
@@ -26,42 +26,42 @@ import (
 	"github.com/musterhq/muster/internal/store"
 )
 
-// sealUse is what the secrets are sealed for; the trust domain follows.
+// sealUse is the purpose that the secrets are sealed for. The trust domain follows it.
 const sealUse = "muster.record.v1.AuthoritySecrets "
 
-// DefaultLifetime is that of certificates.
+// DefaultLifetime is the lifetime of certificates.
 const DefaultLifetime = 90 * 24 * time.Hour
 
-// DefaultCheckInterval has ten thousand workers ask 80 times a second.
+// DefaultCheckInterval makes ten thousand workers ask 80 times a second.
 const DefaultCheckInterval = 2 * time.Minute
 
-// MinLifetime is the least that leaves time to renew.
+// MinLifetime is the shortest lifetime that leaves time to renew.
 const MinLifetime = 10 * time.Second
 
 var (
 	// ErrNone says that the cluster has no authority yet.
 	ErrNone = errors.New("the cluster has no authority yet: `muster init` makes it")
-	// ErrToken refuses a join token.
+	// ErrToken is the error for a join token that is not valid.
 	ErrToken = errors.New("the join token is not that of this cluster, or was replaced; `muster cluster join-token` shows the current one")
 )
 
-// Config says where the authority is kept.
+// Config says where the authority is stored.
 type Config struct {
 	KV     kv.KV
 	Prefix string
-	// Keys are what its secrets are sealed with.
+	// Keys seal the authority's secrets.
 	Keys *seal.Keyring
-	// Lifetime is that of certificates.
+	// Lifetime is the lifetime of certificates.
 	Lifetime time.Duration
-	// CheckInterval is how often holders of certificates ask what the authority
-	// is. 0: DefaultCheckInterval.
+	// CheckInterval is how often holders of certificates ask for the authority's roots. 0
+	// means DefaultCheckInterval.
 	CheckInterval time.Duration
-	// AllowedHosts are the hosts that daemons that join may have in their certificates.
+	// AllowedHosts are the hosts that joining daemons may have in their certificates.
 	AllowedHosts AllowedHosts
 	Logger       *zap.Logger
 }
 
-// Authority signs. Several may be open on one store.
+// Authority signs certificates. Several may be open on one store.
 type Authority struct {
 	cfg   Config
 	table *store.Table[*recordv1.Authority]
@@ -72,17 +72,17 @@ type Authority struct {
 	opened *opened
 }
 
-// opened is a record whose secrets can be read.
+// opened is a record with its secrets decrypted.
 type opened struct {
 	version uint64
 	record  *recordv1.Authority
 	secrets *recordv1.AuthoritySecrets
 	signer  *signer
-	// key is the one that they are sealed with.
+	// key is the name of the key that sealed the secrets.
 	key *seal.Key
 }
 
-// New starts nothing: see Run.
+// New returns an authority that does nothing until Run is called.
 func New(cfg Config) (*Authority, error) {
 	if cfg.Keys == nil {
 		return nil, errors.New("authority: the key is missing")
@@ -101,10 +101,10 @@ func New(cfg Config) (*Authority, error) {
 	return a, nil
 }
 
-// Run follows the store until ctx ends. Everything else waits for it.
+// Run follows the store until ctx ends. All other methods wait for it.
 func (a *Authority) Run(ctx context.Context) error { return a.store.Run(ctx) }
 
-// Init makes the authority, if there is none. It says whether it did.
+// Init creates the authority if there is none, and reports whether it did.
 func (a *Authority) Init(ctx context.Context) (made bool, err error) {
 	if err := a.store.Ready(ctx); err != nil {
 		return false, fmt.Errorf("read authority: %w", err)
@@ -179,7 +179,7 @@ func (a *Authority) open(ctx context.Context) (*opened, error) {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	// Versions may come again after an older state of the store was restored.
+	// A version number may occur again after an older state of the store was restored.
 	if a.opened != nil && a.opened.version == e.Version && proto.Equal(a.opened.record, e.Value) {
 		return a.opened, nil
 	}
@@ -191,10 +191,10 @@ func (a *Authority) open(ctx context.Context) (*opened, error) {
 	return o, nil
 }
 
-// Await waits until there is an authority.
+// Await waits until the authority exists.
 func (a *Authority) Await(ctx context.Context) error {
 	for told := false; ; {
-		// Taken before the look, so that a change during the look ends the wait.
+		// Taken before the check, so that a change during the check ends the wait.
 		seen := a.store.Snapshot()
 		_, err := a.open(ctx)
 		if !errors.Is(err, ErrNone) {
@@ -210,7 +210,7 @@ func (a *Authority) Await(ctx context.Context) error {
 	}
 }
 
-// Certificates returns the authority's own, in PEM.
+// Certificates returns the authority's own certificates, in PEM.
 func (a *Authority) Certificates(ctx context.Context) ([]byte, error) {
 	o, err := a.open(ctx)
 	if err != nil {
@@ -228,17 +228,17 @@ func (a *Authority) Domain(ctx context.Context) (string, error) {
 	return o.record.Domain, nil
 }
 
-// Issued is a certificate with what it is of use with.
+// Issued is a certificate with the roots that verify it.
 type Issued struct {
-	// Certificate and Authorities are in PEM; the certificate with what vouches for
-	// the one who signed it, if that is needed.
+	// Certificate and Authorities are in PEM. The certificate includes the cross
+	// certificate of its signer, if one is needed.
 	Certificate, Authorities []byte
 	Ends                     time.Time
 }
 
-// Issue signs for an identity, whose domain it sets. Of the hosts in the request the
-// certificate has those that AllowedHosts names for the identity's role; the others
-// are left out. Lifetime 0, or one that is too long, is that of the settings.
+// Issue signs a certificate for an identity, whose domain it sets. The certificate names
+// those hosts of the request that AllowedHosts allows for the identity's role. A lifetime
+// of 0, or one that is too long, becomes the configured one.
 func (a *Authority) Issue(ctx context.Context, id auth.Identity, r *Request, lifetime time.Duration) (*Issued, error) {
 	granted, refused := a.cfg.AllowedHosts.split(id.Role, r.hosts)
 	if len(refused) > 0 && auth.IsManager(id.Role) {
@@ -247,8 +247,8 @@ func (a *Authority) Issue(ctx context.Context, id auth.Identity, r *Request, lif
 	return a.issue(ctx, order{identity: id, public: r.public, hosts: granted, lifetime: lifetime})
 }
 
-// issueToSelf signs for the apid that this authority is part of. Its hosts are those of
-// its own settings, which the administrator who runs it has chosen.
+// issueToSelf signs for the apid that this authority is part of. The hosts come from that
+// apid's own settings, which its administrator has chosen.
 func (a *Authority) issueToSelf(ctx context.Context, r *Request) (*Issued, error) {
 	if err := r.CheckHosts(); err != nil {
 		return nil, err
@@ -278,17 +278,17 @@ func (a *Authority) issue(ctx context.Context, what order) (*Issued, error) {
 	return &Issued{Certificate: certificatePEM(chain...), Authorities: certificatePEM(o.record.Certificates...), Ends: c.NotAfter}, nil
 }
 
-// CheckInterval is how often holders of certificates must ask what the
-// authority is.
+// CheckInterval returns how often holders of certificates must ask for the authority's
+// roots.
 func (a *Authority) CheckInterval() time.Duration { return a.cfg.CheckInterval }
 
-// Lifetime is the longest that a certificate lasts.
+// Lifetime returns the longest lifetime of a certificate.
 func (a *Authority) Lifetime() time.Duration { return a.cfg.Lifetime }
 
-// JoinTokens are those of today.
+// JoinTokens are the current join tokens.
 type JoinTokens struct{ Worker, Manager string }
 
-// JoinTokens returns them.
+// JoinTokens returns the current join tokens.
 func (a *Authority) JoinTokens(ctx context.Context) (JoinTokens, error) {
 	o, err := a.open(ctx)
 	if err != nil {
@@ -297,9 +297,9 @@ func (a *Authority) JoinTokens(ctx context.Context) (JoinTokens, error) {
 	return JoinTokens{joinToken(o.record.Certificates[0], o.secrets.WorkerJoin), joinToken(o.record.Certificates[0], o.secrets.ManagerJoin)}, nil
 }
 
-// CheckJoin says whether a token admits a manager daemon, or else a worker. It
-// looks at the store itself: a token that was replaced a moment ago, through
-// another apid, is refused.
+// CheckJoin reports whether a token admits a manager daemon or, if manager is false, a
+// worker. It reads the store itself, so a token that another apid replaced a moment ago is
+// refused.
 func (a *Authority) CheckJoin(ctx context.Context, token string, manager bool) error {
 	_, secret, err := parseJoinToken(token)
 	if err != nil {

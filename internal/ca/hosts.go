@@ -21,8 +21,8 @@ const (
 	maxLabel    = 63
 )
 
-// AllowedHosts are the host names and IP addresses that an administrator allows
-// in the certificates of manager daemons that join, besides each daemon's own name.
+// AllowedHosts are the host names and IP addresses that an administrator allows in the
+// certificates of joining manager daemons, in addition to each daemon's own name.
 type AllowedHosts map[authv1.Role][]string
 
 // ParseAllowedHosts reads entries such as "schedulerd=metrics.example".
@@ -60,9 +60,9 @@ func (a AllowedHosts) split(role authv1.Role, hosts []string) (granted, refused 
 	return granted, refused
 }
 
-// CheckHost reports why a certificate cannot be for a host. A host is an IP address
-// or a DNS name; names with a wildcard, a final dot, or anything but letters, digits,
-// dashes and underscores in a label are refused.
+// CheckHost returns an error if a certificate cannot name a host. A host is an IP address
+// or a DNS name. Names with a wildcard, a final dot, or characters in a label other than
+// letters, digits, dashes and underscores are refused.
 func CheckHost(host string) error {
 	if ip := net.ParseIP(host); ip != nil {
 		if ip.IsUnspecified() || ip.IsMulticast() {
@@ -93,7 +93,7 @@ func notInLabel(r rune) bool {
 	return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && r != '-' && r != '_'
 }
 
-// canonicalHost writes equal hosts alike.
+// canonicalHost returns the same text for equal hosts.
 func canonicalHost(host string) string {
 	if ip := net.ParseIP(host); ip != nil {
 		return ip.String()
@@ -102,9 +102,9 @@ func canonicalHost(host string) string {
 }
 
 // OwnHost returns the DNS name that every certificate of a role has: the name of the
-// daemon. It follows from the identity, so no holder of a certificate can choose it. A
-// certificate without any DNS name would be worse: some programs then compare the
-// host with the subject's common name, which a worker chooses.
+// daemon. It follows from the identity, so no holder of a certificate can choose it.
+// Without any DNS name, some programs compare the host with the subject's common name,
+// which a worker chooses.
 func OwnHost(role authv1.Role) string {
 	switch {
 	case role == authv1.Role_WORKER:
@@ -125,7 +125,7 @@ func hostsOf(c *x509.Certificate) []string {
 	return hosts
 }
 
-// without returns the hosts that are not among others.
+// without returns the hosts that are not in others.
 func without(hosts, others []string) []string {
 	return slices.DeleteFunc(slices.Clone(hosts), func(h string) bool {
 		return slices.ContainsFunc(others, func(o string) bool { return canonicalHost(o) == canonicalHost(h) })

@@ -17,17 +17,17 @@ import (
 	"github.com/musterhq/muster/internal/mtls"
 )
 
-// Bounds of one attempt at one apid. In between it is a quarter of the time that the
-// certificate still lasts, so that an apid that hangs leaves time to ask another.
+// Bounds of one attempt at one apid. Within them an attempt takes a quarter of the
+// certificate's remaining lifetime, so that an apid that hangs leaves time to ask another.
 const (
 	longestCall  = 15 * time.Second
 	shortestCall = 2 * time.Second
 )
 
-// errFinal says that trying again does not help.
+// errFinal marks errors that another attempt cannot mend.
 var errFinal = errors.New("cannot join")
 
-// Local issues to an apid, which has the authority itself.
+// Local issues certificates to an apid, which has the authority itself.
 type Local struct{ Authority *Authority }
 
 // Issue implements Issuer.
@@ -45,12 +45,12 @@ func (l Local) Check(ctx context.Context, _ *mtls.Source) ([]byte, time.Duration
 	return pem, l.Authority.CheckInterval(), err
 }
 
-// Remote asks apid: with a join token at first, with its certificate from then
-// on.
+// Remote asks apid for certificates: with a join token at first, and with its certificate
+// afterwards.
 type Remote struct {
-	// Addresses are those of apid's gRPC server.
+	// Addresses are the addresses of apid's gRPC server.
 	Addresses []string
-	// Token returns the join token, and "" if there is none. It is asked each time,
+	// Token returns the join token, or "" if there is none. It is called for each attempt,
 	// because the token's file may change.
 	Token func() (string, error)
 	// Name is the id of a worker's node, or the name of a manager daemon.
@@ -61,8 +61,8 @@ type Remote struct {
 
 // Issue implements Issuer.
 func (r *Remote) Issue(ctx context.Context, request []byte, current *mtls.Source) (*Issued, error) {
-	// A holder that had a certificate when it asked for this one joins with the next
-	// request: that has the key that the authority knows, and this one has another.
+	// A holder whose certificate expired while it asked joins with the next request. That
+	// request has the key that the authority knows, and this one has another.
 	ended := current == nil || !time.Now().Before(current.Get().Certificate.Leaf.NotAfter)
 	var errs []error
 	for _, address := range r.Addresses {
@@ -78,7 +78,7 @@ func (r *Remote) Issue(ctx context.Context, request []byte, current *mtls.Source
 	return nil, errors.Join(errs...)
 }
 
-// patience is how long one call may take: no renewal may be late for it.
+// patience returns how long one call may take. No renewal may be late because of it.
 func patience(current *mtls.Source) time.Duration {
 	if current != nil {
 		if left := time.Until(current.Get().Certificate.Leaf.NotAfter); left > 0 {
@@ -93,7 +93,7 @@ func (r *Remote) issueAt(ctx context.Context, address string, request []byte, cu
 	defer cancel()
 	token, unread := r.Token()
 	if current != nil {
-		// For that the token need not be there.
+		// The token need not exist for that.
 		issued, err := r.renew(ctx, address, request, current)
 		if err == nil || token == "" || !ended {
 			return issued, err
@@ -149,8 +149,7 @@ func (r *Remote) checkAt(ctx context.Context, address string, current *mtls.Sour
 	return resp.Authorities, time.Duration(resp.AgainSeconds) * time.Second, nil
 }
 
-// Knows tells whether the join token, if there is one, names one of these
-// authorities.
+// Knows reports whether the join token, if there is one, names one of these authorities.
 func (r *Remote) Knows(authorities []byte) bool {
 	token, err := r.Token()
 	if err != nil {
@@ -160,8 +159,8 @@ func (r *Remote) Knows(authorities []byte) bool {
 	return err != nil || vouched(authorities, digest) != nil
 }
 
-// join learns from the server that answers what the authority is, compares that with
-// the token, and then shows the token to an apid that this authority vouches for.
+// join asks the server that answers for the authority and compares that with the token.
+// Then it shows the token to an apid that this authority vouches for.
 func (r *Remote) join(ctx context.Context, address, token string, request []byte) (*Issued, error) {
 	digest, _, err := parseJoinToken(token)
 	if err != nil {
@@ -197,7 +196,7 @@ func (r *Remote) join(ctx context.Context, address, token string, request []byte
 
 // fetch asks the server that answers for the authority.
 func (r *Remote) fetch(ctx context.Context, address string) ([]byte, error) {
-	// What it says is held against the token, and nothing is said to it.
+	// The answer is compared with the token, and the server learns nothing.
 	conn, err := r.Dial(address, credentials.NewTLS(&tls.Config{MinVersion: tls.VersionTLS13, InsecureSkipVerify: true}))
 	if err != nil {
 		return nil, err

@@ -38,9 +38,8 @@ func parseJoinToken(token string) (digest [sha256.Size]byte, secret string, err 
 	return [sha256.Size]byte(b), secret, nil
 }
 
-// vouched returns, of some authorities in PEM, the one that a join token's digest
-// names; nil if that is none of them. The others came from the server that answered,
-// and nothing vouches for them.
+// vouched returns the one of some authorities in PEM that a join token's digest names, or
+// nil. The others came from the server that answered, and nothing vouches for them.
 func vouched(authorities []byte, digest [sha256.Size]byte) []byte {
 	for block, rest := pem.Decode(authorities); block != nil; block, rest = pem.Decode(rest) {
 		if sha256.Sum256(block.Bytes) == digest {

@@ -23,33 +23,32 @@ import (
 	"github.com/musterhq/muster/internal/mtls"
 )
 
-// Times of attempts to get a certificate.
+// Pauses between attempts to get a certificate.
 const (
 	firstPause = time.Second
 	lastPause  = time.Minute
 )
 
-// Issuer signs requests for one identity. Current is what its holder authenticates
-// with, nil if it cannot yet, or no longer.
+// Issuer signs requests for one identity. Current is the holder's present certificate, or
+// nil if there is none that is valid.
 type Issuer interface {
 	Issue(ctx context.Context, request []byte, current *mtls.Source) (*Issued, error)
 }
 
-// Checker is an Issuer that can be asked about new roots. With another a renewer
+// Checker is an Issuer that can be asked about new roots. With any other Issuer a renewer
 // learns of them when it renews.
 type Checker interface {
-	// Check returns what the authority is by now, in PEM, and in what time to ask
-	// again.
+	// Check returns the authority's roots in PEM, and when to ask again.
 	Check(ctx context.Context, current *mtls.Source) (authorities []byte, again time.Duration, err error)
 }
 
-// RenewerConfig says whose certificate to keep.
+// RenewerConfig says which certificate to renew.
 type RenewerConfig struct {
-	// Path is the file that holds key, certificate and authorities. Empty: they are
-	// in memory only.
+	// Path is the file that holds key, certificate and authorities. If it is empty they are
+	// kept in memory only.
 	Path   string
 	Issuer Issuer
-	// Identity is whose certificate it is; its domain does not matter.
+	// Identity is the certificate's identity. Its domain does not matter.
 	Identity auth.Identity
 	// Hosts are the names and IP addresses that the certificate of a manager daemon
 	// should be for. The authority grants those that an administrator allowed.
@@ -57,7 +56,7 @@ type RenewerConfig struct {
 	Logger *zap.Logger
 }
 
-// Renewer holds a certificate, and sees to the next one before it ends.
+// Renewer holds a certificate and renews it before it expires.
 type Renewer struct {
 	cfg    RenewerConfig
 	source *mtls.Source
@@ -65,15 +64,15 @@ type Renewer struct {
 	held held
 	// interval is how often apid wants to be asked what the authority is.
 	interval time.Duration
-	// checkBackoff is the pause after apid did not answer that.
+	// checkBackoff is the pause after apid did not answer a check.
 	checkBackoff *backoff.Backoff
 }
 
-// held is what one proves oneself with, and judges others by.
+// held is a certificate with its key, and the authorities that verify peers.
 type held struct{ certificate, key, authorities []byte }
 
-// Join returns a renewer of the certificate that is in the file, or else of a
-// first one, which it waits for.
+// Join returns a renewer of the certificate in the file. If there is none it gets a first
+// one, and waits for it.
 func Join(ctx context.Context, cfg RenewerConfig) (*Renewer, error) {
 	k := &Renewer{cfg: cfg, interval: DefaultCheckInterval, checkBackoff: backoff.New(2*firstPause, DefaultCheckInterval)}
 	m, err := k.load()
@@ -111,9 +110,8 @@ func keyOf(m *mtls.Material) *ecdsa.PrivateKey {
 	return key
 }
 
-// rejoin joins again if the join token names a root that is not known here, and
-// the certificate that is there is of no use any more: the root was replaced while
-// this process was off, or cut off.
+// rejoin joins again if the join token names an unknown root and the present certificate is
+// no longer valid. Then the root was replaced while this process was off or cut off.
 func (k *Renewer) rejoin(ctx context.Context) {
 	tokens, ok := k.cfg.Issuer.(interface {
 		Checker
@@ -134,16 +132,16 @@ func (k *Renewer) rejoin(ctx context.Context) {
 	k.cfg.Logger.Info("joined again under a different root", zap.Int("connections_that_end", ending))
 }
 
-// Source holds the newest certificate.
+// Source returns the source of the newest certificate.
 func (k *Renewer) Source() *mtls.Source { return k.source }
 
-// Run renews until ctx ends, and learns of new roots.
+// Run renews the certificate, and learns of new roots, until ctx ends.
 func (k *Renewer) Run(ctx context.Context) error {
 	attempts := backoff.New(firstPause, lastPause)
 	leaf := k.source.Get().Certificate.Leaf
 	next := renewal(leaf)
 	if k.otherHosts(leaf) {
-		// The settings have changed since, or another version has asked for it.
+		// The settings have changed since, or another version asked for it.
 		next = time.Now()
 	}
 	check := time.Now()
@@ -184,15 +182,15 @@ func (k *Renewer) Run(ctx context.Context) error {
 			attempts.Reset()
 			leaf = m.Certificate.Leaf
 			next = renewal(leaf)
-			// That it has arrived is told at once.
+			// Report at once that the new certificate is there.
 			check = time.Now()
 			k.cfg.Logger.Info("certificate is renewed", zap.String("serial", leaf.SerialNumber.Text(16)), zap.Time("ends", leaf.NotAfter))
 		}
 	}
 }
 
-// known returns the key of a certificate that has ended: its holder joins again, and
-// the authority knows the holder by it. Until it has ended a new key is better: nil.
+// known returns the key of a certificate that has expired, or nil. Its holder joins again,
+// and the authority recognises it by the key. Before the expiry a new key is better.
 func known(m *mtls.Material) *ecdsa.PrivateKey {
 	if m == nil || time.Now().Before(m.Certificate.Leaf.NotAfter) {
 		return nil
@@ -200,9 +198,9 @@ func known(m *mtls.Material) *ecdsa.PrivateKey {
 	return keyOf(m)
 }
 
-// check asks what the authority is by now, and trusts that. It says whether a
-// certificate of a new root is needed, and when to ask again: at some moment
-// around the time that apid says, so that not all come at once.
+// check asks for the authority's roots and trusts them. It reports whether a certificate of
+// a new root is needed, and when to ask again: around the time that apid names, at random,
+// so that not all ask at once.
 func (k *Renewer) check(ctx context.Context) (renew bool, again time.Duration) {
 	checker, ok := k.cfg.Issuer.(Checker)
 	if !ok {
@@ -240,7 +238,7 @@ func (k *Renewer) check(ctx context.Context) (renew bool, again time.Duration) {
 	return false, again
 }
 
-// otherHosts tells whether a certificate is for other hosts than it should be.
+// otherHosts reports whether a certificate names other hosts than it should.
 func (k *Renewer) otherHosts(c *x509.Certificate) bool {
 	want := k.cfg.Hosts
 	if own := OwnHost(k.cfg.Identity.Role); own != "" {
@@ -250,8 +248,8 @@ func (k *Renewer) otherHosts(c *x509.Certificate) bool {
 	return len(without(want, have))+len(without(have, want)) > 0
 }
 
-// renewal is when to renew: at random between 50 and 80 % of what a certificate
-// lasts, so that not all come at once.
+// renewal returns when to renew: at random between 50 and 80 % of the lifetime, so that not
+// all renew at once.
 func renewal(c *x509.Certificate) time.Time {
 	life := c.NotAfter.Sub(c.NotBefore)
 	if life > 4*backdate {
@@ -260,7 +258,7 @@ func renewal(c *x509.Certificate) time.Time {
 	return c.NotAfter.Add(-time.Duration(float64(life) * (0.2 + 0.3*mathrand.Float64())))
 }
 
-// obtain asks for a certificate, for a new key unless one is given, and keeps it.
+// obtain asks for a certificate and saves it. It makes a new key unless one is given.
 func (k *Renewer) obtain(ctx context.Context, key *ecdsa.PrivateKey, current *mtls.Source) (*mtls.Material, error) {
 	if key == nil {
 		var err error
@@ -290,7 +288,7 @@ func (k *Renewer) obtain(ctx context.Context, key *ecdsa.PrivateKey, current *mt
 	return m, nil
 }
 
-// keep writes what is held from now on into the file.
+// keep writes the certificate to the file.
 func (k *Renewer) keep(h held) (*mtls.Material, error) {
 	m, err := k.material(h.certificate, h.key, h.authorities)
 	if err != nil {
@@ -309,8 +307,8 @@ func (k *Renewer) keep(h held) (*mtls.Material, error) {
 	return m, nil
 }
 
-// authoritiesBlock is the PEM block that holds the authorities, themselves in
-// PEM, so that they are not taken for part of the certificate's chain.
+// authoritiesBlock is the PEM block that holds the authorities. They are PEM within it, so
+// that they are not taken for part of the certificate's chain.
 const authoritiesBlock = "MUSTER AUTHORITIES"
 
 func (k *Renewer) material(certificate, key, authorities []byte) (*mtls.Material, error) {

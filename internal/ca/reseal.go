@@ -10,8 +10,8 @@ import (
 	"github.com/musterhq/muster/internal/seal"
 )
 
-// KeyNames returns the names of the keys that secrets can be opened with here. The
-// first is what Reseal seals with.
+// KeyNames returns the names of the keys that can open the secrets here. Reseal seals with
+// the first.
 func (a *Authority) KeyNames() []string {
 	var names []string
 	for _, k := range a.keys() {
@@ -20,7 +20,7 @@ func (a *Authority) KeyNames() []string {
 	return names
 }
 
-// keys returns the keys that there are.
+// keys returns the configured keys.
 func (a *Authority) keys() []*seal.Key {
 	keys, err := a.cfg.Keys.Keys()
 	if err != nil {
@@ -29,7 +29,7 @@ func (a *Authority) keys() []*seal.Key {
 	return keys
 }
 
-// SealedWith names the key that the authority's secrets are sealed with.
+// SealedWith returns the name of the key that sealed the authority's secrets.
 func (a *Authority) SealedWith(ctx context.Context) (string, error) {
 	o, err := a.open(ctx)
 	if err != nil {
@@ -38,11 +38,11 @@ func (a *Authority) SealedWith(ctx context.Context) (string, error) {
 	return o.key.Name(), nil
 }
 
-// ErrOtherKey refuses to reseal: the first key is not the expected one any more.
+// ErrOtherKey refuses to reseal because the first key is no longer the expected one.
 var ErrOtherKey = errors.New("the first key is another by now")
 
-// Reseal seals the authority's secrets with the first key, whose name the caller
-// must know, after making sure that every apid has it.
+// Reseal seals the authority's secrets with the first key. The caller names that key, after
+// making sure that every apid has it.
 func (a *Authority) Reseal(ctx context.Context, name, by string) error {
 	first := a.keys()[0]
 	if first.Name() != name {

@@ -21,36 +21,35 @@ import (
 	"github.com/musterhq/muster/internal/store"
 )
 
-// A root is replaced in three steps, of which each is one commit or many small
-// ones, so that any apid may die at any moment. The new root signs from the first
-// on, and whatever it signs comes with its key signed by the old root (the cross
-// certificate), so that those that know only the old one trust it. Then all holders
-// renew, and so learn to trust the new root. When all have, the old one is
-// dropped.
+// A root is replaced in three steps. Each is one commit or many small ones, so that any
+// apid may be killed at any moment. First the new root signs. Each of its certificates
+// comes with the new root's key signed by the old root (the cross certificate), so that
+// those that know only the old root trust it. Then all holders renew, and so learn to trust
+// the new root. At the end the old root is dropped.
 
 var (
-	// ErrRotating refuses a rotation while one is under way.
+	// ErrRotating refuses a rotation while another one is in progress.
 	ErrRotating = errors.New("a rotation of the root is under way already")
-	// ErrNotRotating says that there is no rotation to end.
+	// ErrNotRotating says that no rotation is in progress.
 	ErrNotRotating = errors.New("there is no rotation of the root under way")
 )
 
-// Roots is what the authority is by now.
+// Roots are the authority's roots.
 type Roots struct {
 	Domain string
 	// PEM holds the roots that are trusted. The first signs.
 	PEM []byte
 	// Signing is the digest of the first.
 	Signing []byte
-	// Rotation is the one that is under way, or the last one; nil if there was none.
+	// Rotation is the one in progress, or the last one. It is nil if there was none.
 	Rotation *recordv1.RootRotation
 	parsed   []*x509.Certificate
 }
 
-// Rotating says whether a rotation is under way.
+// Rotating reports whether a rotation is in progress.
 func (r *Roots) Rotating() bool { return r.Rotation != nil && r.Rotation.EndedAt == 0 }
 
-// Of returns the digest of the root that a certificate is of; nil if of none.
+// Of returns the digest of the root that signed a certificate, or nil if none did.
 func (r *Roots) Of(c *x509.Certificate) []byte {
 	for _, root := range r.parsed {
 		if c.CheckSignatureFrom(root) == nil {
@@ -65,7 +64,7 @@ func digestOf(der []byte) []byte {
 	return sum[:]
 }
 
-// Roots returns the newest that is known.
+// Roots returns the newest known roots.
 func (a *Authority) Roots(ctx context.Context) (*Roots, error) {
 	o, err := a.open(ctx)
 	if err != nil {
@@ -85,7 +84,7 @@ func (a *Authority) Roots(ctx context.Context) (*Roots, error) {
 	return r, nil
 }
 
-// Rotate has a new root sign from now on.
+// Rotate makes a new root, which signs from then on.
 func (a *Authority) Rotate(ctx context.Context, by string) error {
 	now := time.Now()
 	err := a.change(ctx, func(o *opened, record *recordv1.Authority) error {
@@ -111,8 +110,8 @@ func (a *Authority) Rotate(ctx context.Context, by string) error {
 	return nil
 }
 
-// FinishRotation ends the rotation to the root with the given digest: the old one is
-// no longer trusted, and there are new join tokens.
+// FinishRotation ends the rotation to the root with the given digest. The old root is no
+// longer trusted, and there are new join tokens.
 func (a *Authority) FinishRotation(ctx context.Context, signing []byte) error {
 	err := a.change(ctx, func(o *opened, record *recordv1.Authority) error {
 		r := record.Rotation
@@ -121,7 +120,7 @@ func (a *Authority) FinishRotation(ctx context.Context, signing []byte) error {
 		}
 		r.EndedAt = time.Now().UnixMilli()
 		record.Certificates = record.Certificates[:1]
-		// The holder of the old key could read these.
+		// The holder of the old key could read the present tokens.
 		o.secrets.WorkerJoin, o.secrets.ManagerJoin = newSecret(), newSecret()
 		return nil
 	})
@@ -159,7 +158,7 @@ func (a *Authority) change(ctx context.Context, f func(o *opened, record *record
 	})
 }
 
-// newRoot makes an authority for a trust domain: its certificate and its key.
+// newRoot makes the certificate and the key of an authority for a trust domain.
 func newRoot(domain string, now time.Time) (certificate, key []byte, err error) {
 	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -169,7 +168,7 @@ func newRoot(domain string, now time.Time) (certificate, key []byte, err error) 
 	if err != nil {
 		return nil, nil, err
 	}
-	// Its successor's key is the one authority that it may vouch for.
+	// Its successor's certificate is the one authority that it may sign.
 	c.MaxPathLen = 1
 	if certificate, err = x509.CreateCertificate(rand.Reader, c, c, k.Public(), k); err != nil {
 		return nil, nil, fmt.Errorf("sign certificate of authority: %w", err)
@@ -180,7 +179,7 @@ func newRoot(domain string, now time.Time) (certificate, key []byte, err error) 
 	return certificate, key, nil
 }
 
-// cross vouches for the key of the next root.
+// cross signs the certificate of the next root's key.
 func (s *signer) cross(root []byte, now time.Time) ([]byte, error) {
 	next, err := x509.ParseCertificate(root)
 	if err != nil {

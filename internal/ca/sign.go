@@ -21,9 +21,9 @@ import (
 )
 
 const (
-	// rootLifetime is that of an authority's own certificate.
+	// rootLifetime is the lifetime of an authority's own certificate.
 	rootLifetime = 20 * 365 * 24 * time.Hour
-	// backdate covers clocks that are behind.
+	// backdate allows for clocks that are behind.
 	backdate = time.Hour
 )
 
@@ -36,7 +36,7 @@ func serial() (*big.Int, error) {
 	return n, nil
 }
 
-// rootTemplate is what an authority's certificate says, but for how many there
+// rootTemplate returns what an authority's certificate says, except how many authorities
 // may be below it.
 func rootTemplate(domain string, now time.Time) (*x509.Certificate, error) {
 	n, err := serial()
@@ -47,25 +47,26 @@ func rootTemplate(domain string, now time.Time) (*x509.Certificate, error) {
 		SerialNumber: n, Subject: pkix.Name{Organization: []string{"Muster"}, CommonName: "Muster cluster " + domain},
 		NotBefore: now.Add(-backdate), NotAfter: now.Add(rootLifetime),
 		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
-		// A certificate of another trust domain, or for another use, is worthless. DNS
-		// names are not constrained: an administrator may give apid a new one at any time.
+		// Certificates of another trust domain, or for another use, are not valid. DNS
+		// names are not constrained, because an administrator may give apid a new one at
+		// any time.
 		PermittedURIDomains: []string{domain},
 		ExtKeyUsage:         []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 		URIs:                []*url.URL{{Scheme: "spiffe", Host: domain}},
 	}, nil
 }
 
-// signer signs with an authority's key.
+// signer is an authority's certificate and key.
 type signer struct {
 	certificate *x509.Certificate
 	key         crypto.Signer
 }
 
-// order is what to sign.
+// order says what to sign.
 type order struct {
 	identity auth.Identity
 	public   crypto.PublicKey
-	// hosts are those of the certificate, besides OwnHost.
+	// hosts are the hosts of the certificate, in addition to OwnHost.
 	hosts    []string
 	lifetime time.Duration
 }
@@ -78,12 +79,12 @@ func (s *signer) sign(o order, now time.Time) (*x509.Certificate, error) {
 	}
 	usage := []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
 	if !auth.IsPerson(o.identity.Role) {
-		// A worker serves its metrics.
+		// A worker serves its metrics over TLS.
 		usage = append(usage, x509.ExtKeyUsageServerAuth)
 	}
 	c := &x509.Certificate{
 		SerialNumber: n, Subject: pkix.Name{Organization: []string{o.identity.Domain}, OrganizationalUnit: []string{auth.RoleName(o.identity.Role)}, CommonName: o.identity.Name},
-		// A certificate that lives for less than the hour is dated back by less.
+		// A certificate with a lifetime below an hour is backdated by less.
 		NotBefore: now.Add(-min(backdate, o.lifetime/10)), NotAfter: now.Add(o.lifetime),
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: usage, BasicConstraintsValid: true,
 		URIs: []*url.URL{o.identity.URI()},
@@ -110,14 +111,14 @@ func (s *signer) sign(o order, now time.Time) (*x509.Certificate, error) {
 
 var errRequest = errors.New("not a certificate request with an ECDSA P-256 key, in PEM, signed with that key")
 
-// Request is a certificate request whose signature is right. Of its content only the
-// key and the hosts count; the hosts are unchecked.
+// Request is a certificate request whose signature was verified. Only its key and its hosts
+// are used. The hosts are unchecked.
 type Request struct {
 	public *ecdsa.PublicKey
 	hosts  []string
 }
 
-// CheckHosts reports the first host that no certificate can be for.
+// CheckHosts returns an error for the first host that no certificate can name.
 func (r *Request) CheckHosts() error {
 	for _, h := range r.hosts {
 		if err := CheckHost(h); err != nil {
@@ -151,7 +152,7 @@ func ParseRequest(text []byte) (*Request, error) {
 	return &Request{public, hosts}, nil
 }
 
-// KeyDigest names the request's key.
+// KeyDigest returns the SHA-256 of the request's key.
 func (r *Request) KeyDigest() ([]byte, error) { return KeyDigest(r.public) }
 
 // KeyDigest returns the SHA-256 of a public key, encoded as in a certificate.
@@ -164,7 +165,7 @@ func KeyDigest(public any) ([]byte, error) {
 	return sum[:], nil
 }
 
-// NewRequest makes a key, in PEM, and a request for a certificate for it.
+// NewRequest makes a key, in PEM, and a certificate request for it.
 func NewRequest() (key, request []byte, err error) {
 	k, err := newKey()
 	if err != nil {
@@ -193,7 +194,7 @@ func keyPEM(key *ecdsa.PrivateKey) ([]byte, error) {
 	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil
 }
 
-// newRequest makes a request for a key.
+// newRequest makes a certificate request for a key.
 func newRequest(key *ecdsa.PrivateKey, hosts []string) ([]byte, error) {
 	r := &x509.CertificateRequest{}
 	for _, h := range hosts {

@@ -19,19 +19,19 @@ import (
 )
 
 const (
-	// defaultConnections is the default of how many connections a port may have open:
+	// defaultConnections is the default number of connections that a port may have open:
 	// more than a dispatcher has workers.
 	defaultConnections = 20_000
-	// securedPerHost is the default of how many of them one host or identity may have
-	// with TLS.
+	// securedPerHost is the default number of connections of one host or identity, with
+	// TLS.
 	securedPerHost = 256
-	// unauthenticatedShare is the part of a port's connections, one in so many, that peers
+	// unauthenticatedShare is the divisor for the part of a port's connections that peers
 	// without a certificate may have together. Another part of the same size is reserved
 	// for connections whose TLS handshake has not finished.
 	unauthenticatedShare = 4
 )
 
-// The bounds, as metrics and the log call them.
+// The names of the bounds in metrics and the log.
 const (
 	boundAll             = "all"
 	boundUnauthenticated = "unauthenticated"
@@ -40,20 +40,20 @@ const (
 	boundHandshakes      = "handshakes"
 )
 
-// The flags of the settings, for the log.
+// The flags of the bounds, for the log.
 const (
 	settingMost    = "--max-connections"
 	settingPerHost = "--max-connections-per-host"
 )
 
-// ConnectionSettings bound how many connections each port of a daemon has open.
+// ConnectionSettings bound the open connections of each port of a daemon.
 type ConnectionSettings struct {
-	// Most bounds the connections of a port, those in the TLS handshake included. 0: no
-	// bound.
+	// Most bounds the connections of a port, including those in the TLS handshake. 0 means
+	// no bound.
 	Most int
-	// PerHost bounds those of one identity, which a client certificate states, or
-	// without a certificate of one host. 0: no bound; -1: securedPerHost with TLS, and
-	// no bound in the clear.
+	// PerHost bounds the connections of one identity, which a client certificate states, or
+	// without a certificate of one host. 0 means no bound; -1 means securedPerHost with
+	// TLS, and no bound without.
 	PerHost int
 }
 
@@ -70,7 +70,7 @@ func (s *ConnectionSettings) AddFlags(fs *pflag.FlagSet) {
 		fmt.Sprintf("connections to each port that one host may have open or, with a client certificate, its identity; 0: no limit; -1: %d with TLS, and no limit in the clear", securedPerHost))
 }
 
-// Validate names every setting that is not valid.
+// Validate returns an error that names every invalid setting.
 func (s ConnectionSettings) Validate() error {
 	var faults []error
 	if s.Most != 0 && s.Most < unauthenticatedShare {
@@ -91,9 +91,9 @@ type Connections struct {
 	open     *prometheus.GaugeVec
 }
 
-// NewConnections returns bounds. Secure says that the servers use TLS: peers without a
-// certificate then share one part of the connections, and handshakes that have not
-// finished have another part for themselves.
+// NewConnections returns bounds. Secure means that the servers use TLS: peers without a
+// certificate then share one part of the connections, and unfinished handshakes have
+// another part for themselves.
 func NewConnections(s ConnectionSettings, secure bool, log *zap.Logger, metrics prometheus.Registerer) (*Connections, error) {
 	if err := s.Validate(); err != nil {
 		return nil, err
@@ -128,9 +128,9 @@ func NewConnections(s ConnectionSettings, secure bool, log *zap.Logger, metrics 
 	return c, nil
 }
 
-// Listen returns a listener that keeps to the bounds. Server names it in metrics and the
-// log. With TLS the server must use the credentials of this package: they tell the
-// listener when a handshake has finished, and with which certificate.
+// Listen returns a listener that enforces the bounds. Server is its name in metrics and the
+// log. With TLS the server must use the credentials of this package: they tell the listener
+// when a handshake has finished, and with which certificate.
 func (c *Connections) Listen(l net.Listener, server string) net.Listener {
 	return &boundedListener{
 		Listener: l, bounds: c, server: server, open: c.open.WithLabelValues(server),
@@ -146,18 +146,18 @@ type boundedListener struct {
 	open   prometheus.Gauge
 
 	mu sync.Mutex
-	// all counts connections, with TLS those whose handshake has finished, and
-	// unauthenticated those of them without a client certificate.
+	// all counts connections, with TLS those whose handshake has finished. unauthenticated
+	// counts those of them without a client certificate.
 	all, unauthenticated int
 	// byClient counts them by identity or host.
 	byClient *quota.Open
-	// handshakes are the other ones. Room is reserved for them: where they shared it with
-	// finished connections, a nearly full port would leave so little that a few silent
-	// peers end all handshakes.
+	// handshakes are the connections whose handshake has not finished. Room is reserved for
+	// them. If they shared it with finished connections, a nearly full port would leave so
+	// little that a few silent peers could end all handshakes.
 	handshakes *handshakes
 }
 
-// Accept waits for the next connection that is within the bounds.
+// Accept waits for the next connection within the bounds.
 func (l *boundedListener) Accept() (net.Conn, error) {
 	for {
 		raw, err := l.Listener.Accept()
@@ -172,9 +172,9 @@ func (l *boundedListener) Accept() (net.Conn, error) {
 	}
 }
 
-// admit counts a connection, and returns nil if there are too many. With TLS it is known
-// only after the handshake which bounds apply to the peer. Until then the connection can
-// take the place of another one whose handshake has not finished.
+// admit counts a connection, and returns nil if there are too many. With TLS, only the
+// handshake shows which bounds apply to the peer. Until then the connection can replace
+// another one whose handshake has not finished.
 func (l *boundedListener) admit(raw net.Conn) net.Conn {
 	c := &boundedConn{Conn: raw, listener: l, host: auth.HostOf(raw.RemoteAddr().String())}
 	var (
@@ -206,8 +206,8 @@ func (l *boundedListener) admit(raw net.Conn) net.Conn {
 	return c
 }
 
-// count counts a connection under a client, an identity or a host, unless that is one
-// too many: it returns the bound then. The caller holds the lock.
+// count counts a connection under a client, which is an identity or a host. If that is one
+// too many it returns the bound instead. The caller holds the lock.
 func (l *boundedListener) count(c *boundedConn, client string, certified bool) (bound string) {
 	limits := l.bounds.settings
 	unauthenticated := l.bounds.secure && !certified
@@ -269,15 +269,15 @@ type boundedConn struct {
 	listener *boundedListener
 	host     string
 
-	// The listener's lock guards the rest. Client is the identity or the host that the
-	// connection is counted under; empty until its handshake has finished.
+	// The listener's lock guards the rest. Client is the identity or host that the
+	// connection is counted under. It is empty until the handshake has finished.
 	client                  string
 	unauthenticated, closed bool
-	// place is where the connection is in the queues of handshakes; nil elsewhere.
+	// place is where the connection is in the queues of handshakes, or nil.
 	place *place
 }
 
-// CloseWrite lets a server of HTTP finish an answer to a peer that is still sending.
+// CloseWrite lets an HTTP server finish an answer to a peer that is still sending.
 func (c *boundedConn) CloseWrite() error {
 	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
 		return half.CloseWrite()
@@ -299,7 +299,7 @@ var (
 )
 
 // handshakeFinished counts a connection under the identity in its peer's certificate, or
-// under its host if the peer has shown none. It fails if that is one too many.
+// under its host if the peer showed no certificate. It fails if that is one too many.
 func handshakeFinished(conn io.Closer, state tls.ConnectionState) error {
 	c, ok := conn.(*boundedConn)
 	if !ok || !c.listener.bounds.secure {

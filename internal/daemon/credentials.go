@@ -17,25 +17,25 @@ import (
 	"github.com/musterhq/muster/internal/mtls"
 )
 
-// Credentials are those of a daemon's servers and of its clients.
+// Credentials are the credentials of a daemon's servers and clients.
 type Credentials struct {
 	// Client is for connections to manager daemons.
 	Client credentials.TransportCredentials
 	source *mtls.Source
 }
 
-// Plain are credentials for connections in the clear.
+// Plain returns credentials for connections without TLS.
 func Plain() Credentials { return Credentials{Client: insecure.NewCredentials()} }
 
-// Secured are credentials for mutual TLS with what a source holds.
+// Secured returns credentials for mutual TLS with the certificate of a source.
 func Secured(source *mtls.Source) Credentials {
 	return Credentials{Client: &kept{credentials.NewTLS(source.Client(mtls.Managers()...)), source}, source: source}
 }
 
-// Secure tells whether these are credentials for TLS.
+// Secure reports whether these are credentials for TLS.
 func (c Credentials) Secure() bool { return c.source != nil }
 
-// Domain is the trust domain of secure credentials.
+// Domain returns the trust domain of secure credentials.
 func (c Credentials) Domain() string { return c.source.Domain() }
 
 // ClientOf returns credentials for connections to daemons of one kind only.
@@ -46,8 +46,8 @@ func (c Credentials) ClientOf(kind authv1.Role) credentials.TransportCredentials
 	return &kept{credentials.NewTLS(c.source.Client(kind)), c.source}
 }
 
-// Server returns the credentials of a gRPC server. Unauthenticated says that it takes
-// those who have no certificate too: its guard decides what they may.
+// Server returns the credentials of a gRPC server. An unauthenticated server also accepts
+// peers without a certificate, and its guard decides what they may call.
 func (c Credentials) Server(unauthenticated bool) credentials.TransportCredentials {
 	if !c.Secure() {
 		return insecure.NewCredentials()
@@ -55,8 +55,8 @@ func (c Credentials) Server(unauthenticated bool) credentials.TransportCredentia
 	return &kept{credentials.NewTLS(c.source.Server(unauthenticated)), c.source}
 }
 
-// HTTP is the same for a server of HTTP, which always takes peers without a certificate; nil: in
-// the clear.
+// HTTP returns the TLS settings of an HTTP server, which always accepts peers without a
+// certificate. It returns nil for a server without TLS.
 func (c Credentials) HTTP() *tls.Config {
 	if !c.Secure() {
 		return nil
@@ -64,7 +64,7 @@ func (c Credentials) HTTP() *tls.Config {
 	return c.source.Server(true, "http/1.1")
 }
 
-// Certifies tells whether the daemon's own certificate is for a host name.
+// Certifies reports whether the daemon's own certificate names a host.
 func (c Credentials) Certifies(host string) bool {
 	return c.Secure() && c.source.Get().Certificate.Leaf.VerifyHostname(host) == nil
 }
@@ -81,14 +81,14 @@ func (c Credentials) Keep(conn io.Closer, state tls.ConnectionState) (forget fun
 
 var errPartialTLS = errors.New("--tls-cert-file, --tls-key-file and --tls-ca-file go together: TLS is mutual")
 
-// Credentials loads what the settings name: mutual TLS 1.3, or none.
+// Credentials loads the files that the settings name: mutual TLS 1.3, or none.
 func (s *TLSSettings) Credentials() (Credentials, error) {
 	switch n := count(s.CertFile, s.KeyFile, s.CAFile); n {
 	case 0:
 		return Plain(), nil
 	case 3:
 	default:
-		// A part of these settings means that the clear is not wanted.
+		// If one of these settings is given, TLS is wanted.
 		return Credentials{}, errPartialTLS
 	}
 	m, err := s.load()
@@ -115,12 +115,12 @@ func (s *TLSSettings) load() (*mtls.Material, error) {
 	return m, nil
 }
 
-// reloadInterval is how often the files are looked at.
+// reloadInterval is how often the files are checked.
 const reloadInterval = 10 * time.Second
 
-// Reload reads the files again, until ctx ends: an authority from outside
-// renews certificates there. Files that do not fit together, for one of them is
-// yet to be written, leave what there was.
+// Reload reads the files again until ctx ends, because an authority from outside renews
+// certificates there. It ignores files that do not match, such as while one of them is
+// still to be written.
 func (s *TLSSettings) Reload(ctx context.Context, creds Credentials, log *zap.Logger) error {
 	if !creds.Secure() {
 		<-ctx.Done()
@@ -141,7 +141,7 @@ func (s *TLSSettings) Reload(ctx context.Context, creds Credentials, log *zap.Lo
 			err = fmt.Errorf("the new certificate is that of %s in trust domain %q, and this is %s in %q", m.Identity, m.Identity.Domain, had.Identity, had.Identity.Domain)
 		}
 		if err != nil {
-			// Once for each fault.
+			// Log each fault once.
 			if text := err.Error(); text != complained {
 				complained = text
 				log.Warn("certificate files are invalid; keeping the former ones", zap.Error(err))

@@ -1,11 +1,11 @@
-// Package daemon is the skeleton that all of Muster's daemons stand on:
-// settings from flags, environment and file; logs; metrics, health and pprof on
-// one operations port; a gRPC server and clients with the credentials of the
-// settings; the daemon's entry in the store's catalog; and an orderly end.
+// Package daemon holds what all of Muster's daemons share: settings from flags, environment
+// and file; logs; metrics, health and pprof on one operations port; a gRPC server and
+// clients with the credentials of the settings; the daemon's entry in the store's catalog;
+// and an orderly end.
 //
-// A daemon's own package knows nothing of this but [Env]: what it is given to
-// work with. So it can be started in one process with all the others
-// (muster dev, tests, simulation) just as on its own.
+// A daemon's own package only knows [Env], which holds everything that it works with. It
+// can therefore run in one process with all the others (muster dev, tests, simulation) just
+// as on its own.
 package daemon
 
 import (
@@ -24,7 +24,7 @@ import (
 // Prefix is the default of [Env.Prefix].
 const Prefix = "muster"
 
-// Env is what a daemon is given to work with. The daemon's package has
+// Env is what a daemon works with. The daemon's package has
 //
 //	func New(env daemon.Env, cfg Config) (*Daemon, error) // validates, registers its gRPC services, starts nothing
 //	func (d *Daemon) Run(ctx context.Context) error       // works until ctx ends, and has then ended everything it began
@@ -32,22 +32,22 @@ const Prefix = "muster"
 type Env struct {
 	// KV is where the cluster's state lives.
 	KV kv.KV
-	// Prefix is that of all keys; one Consul can hold several clusters.
+	// Prefix begins all keys. One Consul can hold several clusters.
 	Prefix string
-	// Member is this replica, as others see it.
+	// Member describes this replica to others.
 	Member shards.Member
-	// Session opens a session that stands for this process. It is called again
-	// when a session was lost.
+	// Session opens a session that represents this process. It is called again after a
+	// session was lost.
 	Session func(context.Context) (kv.Session, error)
 	// Logger is named after the daemon.
 	Logger *zap.Logger
-	// Metrics takes the daemon's metrics.
+	// Metrics registers the daemon's metrics.
 	Metrics prometheus.Registerer
-	// Tracer makes spans of what a user's call leads to. Nil: none are made.
+	// Tracer makes spans of what a user's call causes. A nil tracer makes none.
 	Tracer *tracing.Tracer
-	// Guard decides who may call. Nil: everyone may.
+	// Guard decides who may call. A nil guard admits everyone.
 	Guard *auth.Guard
-	// Server takes the daemon's gRPC services. It serves while Run runs.
+	// Server registers the daemon's gRPC services. It serves while Run runs.
 	Server grpc.ServiceRegistrar
 	// Dial connects to another daemon, with this one's credentials. It does not
 	// block. The caller closes the connection.

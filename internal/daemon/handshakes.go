@@ -2,10 +2,10 @@ package daemon
 
 import "container/list"
 
-// handshakes queues the connections of a port whose TLS handshake has not finished,
-// the oldest first. A connection that needs nothing to be opened must not keep out one
-// that finishes its handshake. So a full queue closes its oldest connection, as a
-// queue of half-open TCP connections does, instead of refusing the newest.
+// handshakes queues the connections of a port whose TLS handshake has not finished, the
+// oldest first. Anyone can open a connection; it must not keep out one that finishes its
+// handshake. So a full queue closes its oldest connection, as a queue of half-open TCP
+// connections does, instead of refusing the newest.
 type handshakes struct {
 	// most bounds the queue, and is reserved for it. perHost bounds the connections of
 	// one host in it, so that one host closes its own connections and not those of
@@ -19,7 +19,7 @@ type handshakes struct {
 // place is a connection's place in the queues.
 type place struct{ all, host *list.Element }
 
-// newHandshakes returns a queue for a port, which in the clear stays empty.
+// newHandshakes returns a queue for a port. Without TLS it stays empty.
 func newHandshakes(s ConnectionSettings, secure bool) *handshakes {
 	h := &handshakes{perHost: s.PerHost, all: list.New(), byHost: map[string]*list.List{}}
 	if secure {
@@ -28,8 +28,8 @@ func newHandshakes(s ConnectionSettings, secure bool) *handshakes {
 	return h
 }
 
-// evict returns the connection that must be closed so that one more of a host can be
-// queued, and the setting that bounds it; nil if none must.
+// evict returns the connection that must be closed so that another one of a host can be
+// queued, and the setting that bounds it. It returns nil if none must be closed.
 func (h *handshakes) evict(host string) (*boundedConn, string) {
 	own := h.byHost[host]
 	switch {

@@ -10,18 +10,18 @@ import (
 
 // Hosts are the host names that the HTTP servers of a daemon answer to.
 //
-// A page in a browser may have the name of its own site lead to any address, of this
-// machine or of a network that is closed to others, and then send requests there as if
-// to its own site (DNS rebinding). It cannot hide that name. An IP address is no such
-// name, so requests for one pass.
+// A page in a browser can make the name of its own site resolve to any address, of this
+// machine or of a closed network, and then send requests there as if to its own site (DNS
+// rebinding). It cannot hide that name. An IP address is not such a name, so requests for
+// one pass.
 type Hosts struct {
 	// Names are host names, besides localhost. They have no port. "*.example.com" is every
 	// name that has one more part than example.com.
 	Names []string
-	// LoopbackOnly has requests for IP addresses pass only if these are loopback ones.
+	// LoopbackOnly restricts IP addresses to loopback ones.
 	LoopbackOnly bool
-	// Certified, if not nil, tells whether the server's certificate is for a name: a
-	// browser checks that, too.
+	// Certified, if not nil, reports whether the server's certificate names a host. A
+	// browser checks that too.
 	Certified func(name string) bool
 }
 

@@ -15,29 +15,29 @@ const (
 	headerTimeout = 10 * time.Second
 	// requestTimeout bounds a whole request, its body included.
 	requestTimeout = 30 * time.Second
-	// unreadTimeout bounds how long a body is waited for that the handler has not read:
-	// of a request that is refused, say.
+	// unreadTimeout bounds the wait for a body that the handler has not read, for example
+	// of a refused request.
 	unreadTimeout = 5 * time.Second
-	// writeTimeout is how long a client may take to accept maxWrite bytes of an answer.
+	// writeTimeout bounds how long a client takes to accept maxWrite bytes of an answer.
 	writeTimeout = 30 * time.Second
 	maxWrite     = 64 << 10
-	// waitTimeout is how long a connection may have no request open.
+	// waitTimeout is how long a connection may be idle between requests.
 	waitTimeout = 2 * time.Minute
 )
 
-// ServeHTTP serves until ctx ends, then lets requests end within the grace
-// time and cuts off those that did not. No client holds a connection that neither sends
-// a request nor accepts its answer; how long a handler may take is its own matter.
+// ServeHTTP serves until ctx ends, then lets requests end within the grace time and closes
+// the others. No client can hold a connection without sending a request or accepting its
+// answer. The handler bounds its own time.
 func ServeHTTP(ctx context.Context, handler http.Handler, listener net.Listener, grace time.Duration) error {
 	server := &http.Server{
 		Handler:           paced(handler),
 		ReadHeaderTimeout: headerTimeout,
-		// It ends with the request's body. Streams may last longer.
+		// This deadline ends with the request's body. Streams may last longer.
 		ReadTimeout:    requestTimeout,
 		IdleTimeout:    waitTimeout,
 		MaxHeaderBytes: maxHeader,
-		// Requests that are open when ctx ends may finish. Streams (watch, logs) are
-		// ended by the daemon that they belong to.
+		// Requests that are open when ctx ends may finish. The daemon that streams (watch,
+		// logs) belong to ends them.
 		BaseContext: func(net.Listener) context.Context { return context.WithoutCancel(ctx) },
 	}
 	done := make(chan error, 1)
@@ -60,9 +60,9 @@ func ServeHTTP(ctx context.Context, handler http.Handler, listener net.Listener,
 	return nil
 }
 
-// paced bounds how long a client may take to accept an answer, and how long the rest of
-// its request is waited for once there is an answer. [http.Server.WriteTimeout] would
-// bound the handler as well.
+// paced bounds how long a client takes to accept an answer, and how long the server waits
+// for the rest of the request after the answer. [http.Server.WriteTimeout] would bound the
+// handler as well.
 func paced(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		p := &pacedWriter{ResponseWriter: w, control: http.NewResponseController(w)}
@@ -74,12 +74,12 @@ func paced(next http.Handler) http.Handler {
 		}
 		next.ServeHTTP(p, r)
 		p.begin()
-		// The server now sends what it has not sent yet.
+		// The server now sends the rest.
 		p.extend()
 	})
 }
 
-// watchedBody is a request's body that knows whether more of it may come.
+// watchedBody is a request's body that knows whether more of it may follow.
 type watchedBody struct {
 	io.ReadCloser
 	ended bool
@@ -97,7 +97,7 @@ func (b *watchedBody) Read(p []byte) (int, error) {
 type pacedWriter struct {
 	http.ResponseWriter
 	control *http.ResponseController
-	// body is the request's; nil if there is none.
+	// body is the request's body, or nil.
 	body  *watchedBody
 	begun bool
 }
@@ -125,8 +125,8 @@ func (p *pacedWriter) WriteHeader(code int) {
 	p.ResponseWriter.WriteHeader(code)
 }
 
-// Write writes in pieces, each of which has its own time: a large answer may take long
-// where the network is slow.
+// Write writes in pieces, each with its own deadline: a large answer may take long where
+// the network is slow.
 func (p *pacedWriter) Write(b []byte) (written int, err error) {
 	p.begin()
 	for {

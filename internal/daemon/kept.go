@@ -10,9 +10,9 @@ import (
 	"github.com/musterhq/muster/internal/mtls"
 )
 
-// kept are credentials whose connections end when the root that vouches for the peer
-// is no longer trusted, for servers and clients alike. Handshakes alone would leave
-// those in that are in.
+// kept are credentials whose connections end when the root that signed the peer's
+// certificate is no longer trusted, for servers and clients. Checking handshakes alone
+// would leave open connections as they are.
 type kept struct {
 	credentials.TransportCredentials
 	source *mtls.Source
@@ -44,7 +44,7 @@ func (k *kept) keep(conn net.Conn, info credentials.AuthInfo, err error) (net.Co
 	return conn, info, nil
 }
 
-// keptConn is a connection that is remembered until it is closed.
+// keptConn is a connection that is tracked until it is closed.
 type keptConn struct {
 	net.Conn
 	forget func()

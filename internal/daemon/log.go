@@ -9,8 +9,7 @@ import (
 	"go.uber.org/zap/zapcore"
 )
 
-// Log makes the logger that the settings ask for. It writes to standard
-// error.
+// Log returns the logger that the settings ask for. It writes to standard error.
 func (s *Settings) Log() (*zap.Logger, error) {
 	level, err := zapcore.ParseLevel(s.LogLevel)
 	if err != nil {
@@ -27,15 +26,14 @@ func (s *Settings) Log() (*zap.Logger, error) {
 	} else {
 		encoder = zapcore.NewJSONEncoder(cfg)
 	}
-	// Nothing is sampled: a message that comes a hundred times a second is a fault to
-	// be seen.
+	// Nothing is sampled: a message that is logged a hundred times a second shows a fault.
 	out := zapcore.Lock(os.Stderr)
 	return zap.New(zapcore.NewCore(encoder, plain{out}, level), zap.ErrorOutput(out)), nil
 }
 
-// plain escapes what zap leaves as it is although it is not for reading: what a
-// terminal may act on, and what others take for the end of a line. It stands within
-// strings of JSON only.
+// plain escapes characters that zap does not escape and that should not reach a reader:
+// those that a terminal acts on, and those that some programs take for the end of a line.
+// They only occur within strings of JSON.
 type plain struct{ zapcore.WriteSyncer }
 
 func (p plain) Write(line []byte) (int, error) {

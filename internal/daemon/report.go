@@ -15,13 +15,12 @@ import (
 	"github.com/musterhq/muster/internal/shards"
 )
 
-// maxLag is for how long a daemon's view may lack something, or be out of
-// contact with the store, before the daemon calls itself unhealthy: longer than a
-// change of Consul's leader takes.
+// maxLag is how long a daemon's view may lag, or the store be out of contact, before the
+// daemon reports itself unhealthy. It is longer than an election of Consul's leader.
 const maxLag = 15 * time.Second
 
-// Starting is what keeps a daemon from its work that has not been up to it since
-// it was started. Only a daemon with this illness is not ready.
+// Starting is the error of a daemon that has not been able to work since it started. Only a
+// daemon with this error is not ready.
 type Starting struct{ Err error }
 
 func (e *Starting) Error() string { return e.Err.Error() }
@@ -29,8 +28,8 @@ func (e *Starting) Unwrap() error { return e.Err }
 
 var errNotLoaded = errors.New("the tables are not loaded yet")
 
-// Healthy returns what keeps a daemon with this view from its work, nil if
-// nothing does. A nil view is that of a daemon that needs none.
+// Healthy returns why a daemon with this view cannot work, or nil. A daemon that needs no
+// view passes nil.
 func Healthy(view View) error {
 	if view == nil {
 		return nil
@@ -49,13 +48,14 @@ func Healthy(view View) error {
 	return nil
 }
 
-// reporter tells others of this daemon.
+// reporter answers questions about this daemon.
 type reporter struct {
 	daemonv1.UnimplementedDaemonServiceServer
 	member shards.Member
 	view   View
 	creds  Credentials
-	// keys names the cluster's keys that the daemon has; nil if it has none.
+	// keys returns the names of the daemon's cluster keys. It is nil if the daemon has
+	// none.
 	keys func() []string
 }
 

@@ -26,16 +26,16 @@ import (
 	"github.com/musterhq/muster/internal/tracing"
 )
 
-// Service is what a daemon's package makes of an Env.
+// Service is a daemon that its package makes from an Env.
 type Service interface {
-	// Run works until ctx ends, and has then ended everything it began.
+	// Run works until ctx ends. When it returns, everything that it started has ended.
 	Run(ctx context.Context) error
-	// View is what the daemon sees of the store; nil if it needs nothing of it.
+	// View returns the daemon's view of the store, or nil if it needs none.
 	View() View
 }
 
-// View is what a daemon has read of the store, for those that report on the daemon: they
-// can neither read records nor write.
+// View is a daemon's view of the store, for reports on the daemon. It gives no access to
+// records.
 type View interface {
 	// Ready waits until the tables are loaded.
 	Ready(ctx context.Context) error
@@ -46,12 +46,12 @@ type View interface {
 
 // KeyHolder is a Service that has the cluster's keys.
 type KeyHolder interface {
-	// ClusterKeys names them, the first one first.
+	// ClusterKeys returns their names, that of the first key first.
 	ClusterKeys() []string
 }
 
-// Host is what a daemon runs in: a store, credentials, a logger and a
-// registry, which daemons in one process may share.
+// Host provides what daemons run with: a store, credentials, a logger and a registry.
+// Daemons in one process may share it.
 type Host struct {
 	KV          kv.KV
 	Prefix      string
@@ -60,24 +60,23 @@ type Host struct {
 	Metrics     prometheus.Registerer
 	Version     string
 	StopTimeout time.Duration
-	// Tracing says where traces go; by default nowhere.
+	// Tracing says where traces are sent. By default there are none.
 	Tracing tracing.Settings
-	// Guard decides who may call. Nil, as it must be exactly if the credentials are
-	// plain: everyone.
+	// Guard decides who may call. It must be nil exactly if the credentials are plain. A
+	// nil guard admits everyone.
 	Guard *auth.Guard
 	// Ready, if not nil, is called when a daemon has loaded its tables and serves.
 	Ready func()
-	// DialOptions are further options of connections to other daemons: the way into
-	// a network in memory, say.
+	// DialOptions are added to connections to other daemons, for example for a network in
+	// memory.
 	DialOptions []grpc.DialOption
 
 	mu sync.Mutex
-	// running are the daemons that run, by their instances.
+	// running holds the running daemons by instance.
 	running map[string]*running
 }
 
-// Healthy returns what keeps the daemons that run here from their work, nil if
-// nothing does.
+// Healthy returns why the daemons that run here cannot work, or nil.
 func (h *Host) Healthy() error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -91,7 +90,7 @@ func (h *Host) Healthy() error {
 	return errors.Join(errs...)
 }
 
-// enter notes that a daemon runs, until the function that it returns is called.
+// enter records that a daemon runs, until the returned function is called.
 func (h *Host) enter(r *running) (leave func()) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -108,22 +107,22 @@ func (h *Host) enter(r *running) (leave func()) {
 
 // Spec says which daemon to run, and where.
 type Spec struct {
-	// Name is the daemon's: "schedulerd".
+	// Name is the daemon's name, such as "schedulerd".
 	Name string
 	// Listener is for the gRPC server, which closes it.
 	Listener net.Listener
-	// Advertise is the address at which others reach the listener. Default:
-	// its own, with the machine's host name for an unspecified one.
+	// Advertise is the address at which others reach the listener. By default it is the
+	// listener's own address, with the machine's host name in place of an unspecified one.
 	Advertise string
-	// Unauthenticated says that the daemon's server takes connections without a
-	// certificate, and leaves it to the guard what they may: that of people.
+	// Unauthenticated means that the daemon's server accepts connections without a
+	// certificate, as people have them. The guard decides what they may call.
 	Unauthenticated bool
-	// ServerOptions are further ones of the gRPC server; interceptors among them come
+	// ServerOptions are added to those of the gRPC server. Interceptors among them run
 	// after the guard's.
 	ServerOptions []grpc.ServerOption
 	// Build makes the daemon.
 	Build func(Env) (Service, error)
-	// Beside returns further things to do beside the daemon, a REST server, say.
+	// Beside returns tasks to run beside the daemon, such as a REST server.
 	Beside func(Service) []Task
 }
 
@@ -132,10 +131,9 @@ var errUnguarded = errors.New("a daemon with TLS needs a guard, and one without 
 // NewInstance returns the name of one run of a daemon.
 func NewInstance() string { return rand.Text()[:10] }
 
-// Run builds a daemon and runs it until ctx ends, and then ends it in order:
-// it reports itself not serving, the daemon gives its shards to others, the
-// session is closed, which takes it out of the catalog, and calls that are open
-// may finish.
+// Run builds a daemon and runs it until ctx ends. Then it ends the daemon in order: it
+// reports itself as not serving and gives its shards to others, the session is closed,
+// which removes it from the catalog, and open calls may finish.
 func (h *Host) Run(ctx context.Context, spec Spec) error {
 	fail := func(err error) error { return errors.Join(err, spec.Listener.Close()) }
 	if h.Credentials.Secure() != (h.Guard != nil) {
@@ -158,8 +156,8 @@ func (h *Host) Run(ctx context.Context, spec Spec) error {
 	}
 	defer h.enter(r)()
 	log.Info("daemon is up", zap.String("instance", member.Instance), zap.String("address", advertise), zap.String("version", h.Version))
-	// The gRPC server outlives the daemon's own end, so that calls that are open
-	// get their answers, and the session outlives the daemon's use of it.
+	// The gRPC server ends after the daemon, so that open calls get their answers. The
+	// session ends after the daemon's last use of it.
 	err = Runner{
 		{{Run: func(ctx context.Context) error { return ServeGRPC(ctx, r.server, spec.Listener, h.StopTimeout/2) }}},
 		{{Run: r.keepSession}},
@@ -169,7 +167,7 @@ func (h *Host) Run(ctx context.Context, spec Spec) error {
 	return err
 }
 
-// build makes a daemon, its server and its session, and starts nothing.
+// build makes a daemon, its server and its session. It starts nothing.
 func (h *Host) build(spec Spec, member shards.Member, tracer *tracing.Tracer, log *zap.Logger) (*running, error) {
 	options := slices.Concat(tracer.ServerOptions(), h.Guard.ServerOptions(), spec.ServerOptions)
 	if spec.Unauthenticated {
@@ -204,7 +202,7 @@ func (h *Host) build(spec Spec, member shards.Member, tracer *tracing.Tracer, lo
 	return r, h.Guard.RegisterRules(server.GetServiceInfo())
 }
 
-// running is a daemon that runs.
+// running is a running daemon.
 type running struct {
 	host     *Host
 	member   shards.Member
@@ -225,15 +223,15 @@ func (r *running) tasks(spec Spec) []Task {
 	return tasks
 }
 
-// work runs the daemon. It reports itself not serving as soon as it must end.
+// work runs the daemon. It reports itself as not serving as soon as ctx ends.
 func (r *running) work(ctx context.Context) error {
 	defer context.AfterFunc(ctx, r.health.Shutdown)()
 	defer r.health.Shutdown()
 	return r.service.Run(ctx)
 }
 
-// reportReady says that the daemon serves once its tables are loaded, and keeps saying
-// so while the store is away: reads are answered then too.
+// reportReady reports the daemon as serving once its tables are loaded. It stays so while
+// the store is away, because reads still work.
 func (r *running) reportReady(ctx context.Context) error {
 	if r.view != nil && r.view.Ready(ctx) == nil {
 		r.health.SetServingStatus("", healthpb.HealthCheckResponse_SERVING)
@@ -257,15 +255,15 @@ func (r *running) keepSession(ctx context.Context) error {
 	return nil
 }
 
-// flushTimeout bounds what the last traces may keep a process from its end: they
-// are worth no wait for a collector that is away.
+// flushTimeout bounds how long the last traces delay the end of the process. A collector
+// that is away is not worth a longer wait.
 const flushTimeout = time.Second
 
-// Flush has the last traces sent.
+// Flush sends the last traces.
 func Flush(flush func(context.Context) error) {
 	ctx, cancel := context.WithTimeout(context.Background(), flushTimeout)
 	defer cancel()
-	// What cannot be sent has nowhere to go.
+	// Traces that cannot be sent are lost.
 	_ = flush(ctx)
 }
 

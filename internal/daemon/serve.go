@@ -26,42 +26,42 @@ import (
 	"github.com/musterhq/muster/internal/auth"
 )
 
-// MaxMessage is the greatest gRPC message that daemons take from each other
-// and from users, in bytes.
+// MaxMessage is the largest gRPC message in bytes that daemons accept from each other and
+// from users.
 const MaxMessage = 4 << 20
 
 const (
-	// handshakeTimeout bounds the making of a connection.
+	// handshakeTimeout bounds the handshake of a connection.
 	handshakeTimeout = 20 * time.Second
-	// keepaliveTime is after how long a server pings a peer of which it reads nothing, and
-	// keepaliveTimeout how long the answer may take. They also bound how long the frames
-	// of a call's headers may take: there is no answer in between.
+	// keepaliveTime is how long a server waits for data before it pings the peer, and
+	// keepaliveTimeout is how long the answer may take. They also bound how long the
+	// headers of a call may take, because there is no answer in between.
 	keepaliveTime    = 30 * time.Second
 	keepaliveTimeout = 10 * time.Second
-	// idleTimeout is how long a connection may have no call open. A client connects
-	// again with its next call.
+	// idleTimeout is how long a connection may have no open call. A client connects again
+	// with its next call.
 	idleTimeout = 5 * time.Minute
-	// maxHeader bounds the headers of a request, as they are once unpacked.
+	// maxHeader bounds the unpacked headers of a request.
 	maxHeader = 64 << 10
-	// maxStreams bounds the calls that are open on one connection, where nothing else
-	// is said: more than anybody needs who means well. Further ones wait at the client.
+	// maxStreams is the default bound on open calls of one connection. It is more than any
+	// well-behaved client needs. Further calls wait at the client.
 	maxStreams = 10_000
 	// readBuffer is the size of a connection's read buffer in bytes: some frames of the
-	// usual size. What is larger is read past it.
+	// usual size. Larger frames are read without it.
 	readBuffer = 4 << 10
 )
 
-// NewServer returns a gRPC server with the health service on it.
+// NewServer returns a gRPC server that has the health service.
 func NewServer(creds credentials.TransportCredentials, more ...grpc.ServerOption) (*grpc.Server, *health.Server) {
 	server := grpc.NewServer(append([]grpc.ServerOption{
 		grpc.Creds(creds),
 		grpc.MaxRecvMsgSize(MaxMessage),
-		// What a peer may take before it has shown who it is.
+		// Bounds for a peer that has not authenticated yet.
 		grpc.ConnectionTimeout(handshakeTimeout),
 		grpc.MaxHeaderListSize(maxHeader),
 		grpc.MaxConcurrentStreams(maxStreams),
-		// An idle connection of a worker keeps a small buffer for reading, and by default
-		// none for writing.
+		// An idle connection of a worker keeps a small read buffer, and by default no write
+		// buffer.
 		grpc.ReadBufferSize(readBuffer),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: keepaliveTime, Timeout: keepaliveTimeout, MaxConnectionIdle: idleTimeout}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
@@ -71,12 +71,12 @@ func NewServer(creds credentials.TransportCredentials, more ...grpc.ServerOption
 	return server, h
 }
 
-// Dialer returns a function that connects to other daemons: to one, or to the
-// first that answers of several that are alike, with commas between.
+// Dialer returns a function that connects to other daemons: to one, or to the first that
+// answers of several equal ones, separated by commas.
 func Dialer(creds credentials.TransportCredentials, more ...grpc.DialOption) func(string) (*grpc.ClientConn, error) {
 	return func(address string) (*grpc.ClientConn, error) {
-		// The passthrough resolver leaves the name to the dialler: what is dialled
-		// is one replica, whose address the directory gave.
+		// The passthrough resolver leaves the address to the dialler. It is the address of
+		// one replica, from the directory.
 		target, options := "passthrough:///"+address, slices.Clip(more)
 		if all := strings.Split(address, ","); len(all) > 1 {
 			several := manual.NewBuilderWithScheme("several")
@@ -100,8 +100,8 @@ func Dialer(creds credentials.TransportCredentials, more ...grpc.DialOption) fun
 	}
 }
 
-// connectParams keep a client from staying away for long from a peer that is
-// back: gRPC's own default goes up to two minutes.
+// connectParams keep a client from waiting long for a peer that is back. gRPC's own default
+// waits up to two minutes.
 func connectParams() grpc.ConnectParams {
 	p := grpc.ConnectParams{MinConnectTimeout: 2 * time.Second}
 	p.Backoff.BaseDelay = 50 * time.Millisecond
@@ -111,8 +111,8 @@ func connectParams() grpc.ConnectParams {
 	return p
 }
 
-// ServeGRPC serves until ctx ends, then lets calls end within the grace time
-// and cuts off those that did not.
+// ServeGRPC serves until ctx ends, then lets calls end within the grace time and closes the
+// others.
 func ServeGRPC(ctx context.Context, server *grpc.Server, listener net.Listener, grace time.Duration) error {
 	done := make(chan error, 1)
 	go func() { done <- server.Serve(keptAlive{listener}) }()
@@ -130,8 +130,8 @@ func ServeGRPC(ctx context.Context, server *grpc.Server, listener net.Listener, 
 	return nil
 }
 
-// keptAlive is a listener of gRPC, which sets an option of TCP on connections that
-// nothing wraps.
+// keptAlive is a listener for gRPC that sets a TCP option on connections that nothing has
+// wrapped.
 type keptAlive struct{ net.Listener }
 
 func (l keptAlive) Accept() (net.Conn, error) {
@@ -149,18 +149,17 @@ func NewRegistry() *prometheus.Registry {
 	return r
 }
 
-// StageBuckets are those of all histograms that tell how long a daemon took to
-// bring tasks a stage further: from a millisecond to half a minute. They are
-// alike, so that the stages can be compared and added up.
+// StageBuckets are the buckets of all histograms of how long a daemon takes to bring tasks
+// one stage further: from a millisecond to half a minute. They are equal, so that stages
+// can be compared and added.
 func StageBuckets() []float64 { return prometheus.ExponentialBuckets(0.001, 2, 16) }
 
-// OpsHandler serves /metrics, /healthz, /readyz, /livez and /debug/pprof. Healthy
-// says whether the process does its work; its error is for people. /readyz says
-// whether it should get requests, as gRPC's health service does: also while the store
-// is away, for reads are answered then; only one that is [Starting] is not. /livez says only that the process
-// answers: ending one that cannot reach its store does not help.
-// With a guard metrics are for viewers, profiles for admins, and who asks for the
-// health learns no reasons.
+// OpsHandler serves /metrics, /healthz, /readyz, /livez and /debug/pprof. Healthy reports
+// whether the process can work; its error is for people. /readyz reports whether the
+// process should get requests, as gRPC's health service does. Reads work while the store is
+// away, so only a process that is [Starting] is not ready. /livez only reports that the
+// process answers: to end one that cannot reach its store would not help. With a guard,
+// metrics require a viewer and profiles an administrator, and /healthz gives no reasons.
 func OpsHandler(metrics prometheus.Gatherer, healthy func() error, guard *auth.Guard) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", guard.Page(promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}), "/metrics", authv1.Role_VIEWER))

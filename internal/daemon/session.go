@@ -8,27 +8,26 @@ import (
 	"github.com/musterhq/muster/internal/kv"
 )
 
-// Sessions lets the parts of one process share one session, so that the
-// process is in the store's catalog once. Each part closes what it was given;
-// the session itself ends when Close is called or when it is lost, after which
-// the next part that asks gets a new one.
+// Sessions lets the parts of one process share one session, so that the process is in the
+// store's catalog once. Each part closes its own handle. The session ends when Close is
+// called or when it is lost. After that the next part that asks gets a new one.
 type Sessions struct {
 	kv  kv.KV
 	cfg kv.SessionConfig
 
-	// turn holds one thing while a goroutine uses what follows, and may wait for the
-	// store meanwhile.
+	// turn is a lock that a goroutine holds while it uses the fields below, and may wait
+	// for the store.
 	turn    chan struct{}
 	current kv.Session
 	closed  bool
 }
 
-// NewSessions returns a keeper of one session.
+// NewSessions returns an empty set of sessions.
 func NewSessions(store kv.KV, cfg kv.SessionConfig) *Sessions {
 	return &Sessions{kv: store, cfg: cfg, turn: make(chan struct{}, 1)}
 }
 
-// Open returns the process's session, a new one if there is none that lives.
+// Open returns the process's session, or a new one if it has none that lives.
 func (s *Sessions) Open(ctx context.Context) (kv.Session, error) {
 	if err := s.take(ctx); err != nil {
 		return nil, err
@@ -51,13 +50,13 @@ func (s *Sessions) Open(ctx context.Context) (kv.Session, error) {
 	}
 	s.current = session
 	if former != nil {
-		// What it held is gone already; this ends what it still does.
+		// Its locks are lost already. This ends its renewals.
 		_ = former.Close(ctx)
 	}
 	return shared{session}, nil
 }
 
-// Close ends the session, and takes the process out of the catalog.
+// Close ends the session and removes the process from the catalog.
 func (s *Sessions) Close(ctx context.Context) error {
 	if err := s.take(ctx); err != nil {
 		return err
@@ -81,7 +80,7 @@ func (s *Sessions) take(ctx context.Context) error {
 
 func (s *Sessions) giveBack() { <-s.turn }
 
-// shared is a session that one of several users cannot end.
+// shared is a handle of a session. Closing it does not end the session.
 type shared struct{ kv.Session }
 
 func (shared) Close(context.Context) error { return nil }

@@ -21,36 +21,35 @@ import (
 	"github.com/musterhq/muster/internal/tracing"
 )
 
-// EnvPrefix begins the name of each environment variable that sets a flag:
-// MUSTER_LOG_LEVEL sets --log-level.
+// EnvPrefix begins the environment variables that set flags: MUSTER_LOG_LEVEL sets
+// --log-level.
 const EnvPrefix = "MUSTER_"
 
-// Settings are what all daemons are told. Each is a flag; what no flag sets
-// is taken from the environment, then from the file that --config names, then
-// is the default.
+// Settings are the settings of all daemons. Each is a flag. A setting without a flag comes
+// from the environment, then from the file that --config names, then from the default.
 type Settings struct {
 	// ConfigFile is YAML, with the names of flags as keys.
 	ConfigFile string
 	// Listen is the address of the gRPC server.
 	Listen string
-	// Given reports whether a setting was given, by its flag's name, and not left at its
-	// default. Nil: none was read.
+	// Given reports whether a setting was given by flag name, and not left at its default.
+	// It is nil before Load.
 	Given func(flag string) bool
-	// Advertise is how others reach Listen. Default: Listen, with the machine's
-	// host name in place of an unspecified address.
+	// Advertise is the address at which others reach Listen. By default it is Listen, with
+	// the machine's host name in place of an unspecified address.
 	Advertise string
-	// InsecureListen has the daemon listen beyond loopback addresses without TLS.
+	// InsecureListen allows non-loopback addresses without TLS.
 	InsecureListen bool
 	// OpsListen is the address for /metrics, /healthz and /debug/pprof.
 	OpsListen string
-	// AllowedHosts are further host names that REST and operations answer to.
+	// AllowedHosts are more host names that REST and the operations port answer to.
 	AllowedHosts []string
-	// Connections bound those of each port.
+	// Connections bound the connections of each port.
 	Connections ConnectionSettings
 	LogLevel    string
 	// LogFormat is "console" or "json".
 	LogFormat string
-	// StopTimeout bounds the orderly end.
+	// StopTimeout bounds how long an orderly end takes.
 	StopTimeout time.Duration
 	Prefix      string
 	Consul      ConsulSettings
@@ -59,9 +58,8 @@ type Settings struct {
 	Tracing     tracing.Settings
 }
 
-// ConsulSettings say how to reach Consul. The variables that Consul's own
-// tools read (CONSUL_HTTP_ADDR, CONSUL_HTTP_TOKEN, ...) are not: what a
-// daemon uses is what its own settings say.
+// ConsulSettings say how to reach Consul. A daemon ignores the variables of Consul's own
+// tools (CONSUL_HTTP_ADDR, CONSUL_HTTP_TOKEN, ...) and uses its own settings only.
 type ConsulSettings struct {
 	Address    string
 	Token      string
@@ -73,36 +71,36 @@ type ConsulSettings struct {
 	KeyFile    string
 }
 
-// TLSSettings are the credentials of every gRPC server and client of the
-// daemon. Without them connections are in the clear.
+// TLSSettings are the credentials of every gRPC server and client of the daemon. Without
+// them there is no TLS.
 type TLSSettings struct {
-	// CertFile and KeyFile are this daemon's own, for both of its roles.
+	// CertFile and KeyFile are the daemon's own, as server and as client.
 	CertFile string
 	KeyFile  string
-	// CAFile holds the authorities that peers must be signed by, clients and
-	// servers alike: TLS is mutual.
+	// CAFile holds the authorities that sign peers' certificates, of clients and of
+	// servers: TLS is mutual.
 	CAFile string
 }
 
-// JoinSettings say how a daemon comes by a certificate of the cluster's own
-// authority, which is renewed by itself.
+// JoinSettings say how a daemon gets a certificate from the cluster's own authority. Such a
+// certificate is renewed automatically.
 type JoinSettings struct {
-	// Addresses are those of apid's gRPC server.
+	// Addresses are the addresses of apid's gRPC server.
 	Addresses []string
-	// Token, or the file that holds it, is for the first certificate.
+	// Token, or the file that holds it, is needed for the first certificate.
 	Token     string
 	TokenFile string
-	// Dir keeps the certificate and its key.
+	// Dir is where the certificate and its key are stored.
 	Dir string
-	// Hosts are further names that the certificate of a manager daemon is for.
+	// Hosts are more host names for the certificate of a manager daemon.
 	Hosts []string
 }
 
-// Wanted tells whether certificates come from the cluster's own authority.
+// Wanted reports whether certificates come from the cluster's own authority.
 func (j *JoinSettings) Wanted() bool { return len(j.Addresses) > 0 }
 
-// ReadToken returns the join token, if there is one. The file may be gone once
-// there is a certificate.
+// ReadToken returns the join token, if there is one. The file may be missing once there is
+// a certificate.
 func (j *JoinSettings) ReadToken() (string, error) {
 	token, err := readToken(j.Token, "join-token-file", j.TokenFile)
 	if errors.Is(err, os.ErrNotExist) {
@@ -123,8 +121,8 @@ func readToken(token, flag, path string) (string, error) {
 	return strings.TrimSpace(string(b)), nil
 }
 
-// AddFlags adds the settings of a manager daemon to a flag set. The port is
-// that of its gRPC server by default; its operations port is 1000 above.
+// AddFlags adds the settings of a manager daemon to a flag set. Port is the default port of
+// its gRPC server. The operations port is 1000 above.
 func (s *Settings) AddFlags(fs *pflag.FlagSet, port int) {
 	s.AddProcessFlags(fs, port+1000)
 	s.AddTLSFlags(fs)
@@ -135,7 +133,7 @@ func (s *Settings) AddFlags(fs *pflag.FlagSet, port int) {
 	s.AddStoreFlags(fs)
 }
 
-// AddStoreFlags adds where the store is.
+// AddStoreFlags adds the settings of the store.
 func (s *Settings) AddStoreFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&s.Prefix, "prefix", Prefix, "prefix of all keys in the store: one Consul can hold several clusters")
 	fs.StringVar(&s.Consul.Address, "consul-address", "127.0.0.1:8500", "host:port of a Consul agent's or server's HTTP API, or several with commas between, of which the first that answers is used")
@@ -148,8 +146,8 @@ func (s *Settings) AddStoreFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&s.Consul.KeyFile, "consul-key-file", "", "PEM file of the client key for Consul")
 }
 
-// AddProcessFlags adds the settings of any daemon, also of one that neither
-// has a store nor serves gRPC (a worker).
+// AddProcessFlags adds the settings of any daemon, including one that has no store and
+// serves no gRPC (a worker).
 func (s *Settings) AddProcessFlags(fs *pflag.FlagSet, opsPort int) {
 	fs.StringVar(&s.ConfigFile, "config", "", "YAML file with further settings; keys are the names of flags")
 	fs.StringVar(&s.OpsListen, "ops-listen", fmt.Sprintf("127.0.0.1:%d", opsPort), "address for /metrics, /healthz and /debug/pprof; empty turns them off")
@@ -160,7 +158,7 @@ func (s *Settings) AddProcessFlags(fs *pflag.FlagSet, opsPort int) {
 	fs.StringVar(&s.Tracing.Endpoint, "otlp-endpoint", "", "send traces to this collector, OTLP over gRPC, like http://collector:4317 (default: what OTEL_EXPORTER_OTLP_ENDPOINT says; else none)")
 }
 
-// AddLogFlags adds how to log.
+// AddLogFlags adds the settings of the log.
 func (s *Settings) AddLogFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&s.LogLevel, "log-level", "info", "debug, info, warn or error")
 	fs.StringVar(&s.LogFormat, "log-format", "console", "console or json")
@@ -177,9 +175,8 @@ func (s *Settings) AddTLSFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&s.Join.TokenFile, "join-token-file", "", "file that holds the join token")
 }
 
-// Load sets those flags that the command line did not from the environment
-// and from the file that --config names. Its error names every setting that is
-// unknown or wrong.
+// Load sets flags that the command line left out from the environment and from the file
+// that --config names. Its error names every unknown or invalid setting.
 func Load(fs *pflag.FlagSet, environ func(string) (string, bool)) error {
 	var faults []error
 	set := func(f *pflag.Flag, value, source string) {
@@ -231,8 +228,8 @@ func Load(fs *pflag.FlagSet, environ func(string) (string, bool)) error {
 	return errors.Join(faults...)
 }
 
-// keys returns the settings that a file has. A map belongs to one setting if
-// that takes pairs; anything else in it is an unknown key.
+// keys returns the settings in a file. A map is one setting if the setting takes pairs. In
+// any other map each key is unknown.
 func keys(fs *pflag.FlagSet, k *koanf.Koanf) []string {
 	seen := map[string]bool{}
 	for _, path := range k.Keys() {
@@ -248,7 +245,7 @@ func keys(fs *pflag.FlagSet, k *koanf.Koanf) []string {
 // pairs is the type of flags that take key=value.
 const pairs = "stringToString"
 
-// Validate names every setting that cannot be.
+// Validate returns an error that names every invalid setting.
 func (s *Settings) Validate() error {
 	var faults []error
 	fault := func(flag, format string, a ...any) {
@@ -326,12 +323,12 @@ func count(values ...string) int {
 	return n
 }
 
-// ReadToken returns the Consul token from wherever it is given.
+// ReadToken returns the Consul token from its flag or file.
 func (s *ConsulSettings) ReadToken() (string, error) {
 	return readToken(s.Token, "consul-token-file", s.TokenFile)
 }
 
-// advertised is the address under which others reach a listener.
+// advertised returns the address at which others reach a listener.
 func advertised(advertise string, listener net.Addr) (string, error) {
 	if advertise != "" {
 		return advertise, nil
@@ -350,8 +347,8 @@ func advertised(advertise string, listener net.Addr) (string, error) {
 	return net.JoinHostPort(name, port), nil
 }
 
-// OpenConsul returns a client of the Consul that the settings name. It does
-// not connect yet: a daemon that starts while Consul is away waits for it.
+// OpenConsul returns a client of the configured Consul. It does not connect yet, so a
+// daemon that starts while Consul is away waits for it.
 func (s *Settings) OpenConsul(log *zap.Logger) (*consul.KV, error) {
 	token, err := s.Consul.ReadToken()
 	if err != nil {

@@ -8,15 +8,16 @@ import (
 	"sync"
 )
 
-// Task is one of the things that a process does side by side.
+// Task is one of several functions that run concurrently.
 type Task struct {
-	// Name begins the task's errors: "serve gRPC". Empty: nothing does.
+	// Name begins the task's errors, such as "serve gRPC". If it is empty, errors are
+	// unchanged.
 	Name string
 	Run  func(context.Context) error
 }
 
-// RunTasks runs tasks until one fails, one ends, or ctx ends; then it ends the
-// others, waits for all, and returns what failed. That ctx ended is no failure.
+// RunTasks runs tasks until one fails, one ends, or ctx ends. Then it ends the others,
+// waits for all, and returns the errors. The end of ctx is not an error.
 func RunTasks(ctx context.Context, tasks ...Task) error {
 	inner, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -38,15 +39,14 @@ func RunTasks(ctx context.Context, tasks ...Task) error {
 	return errors.Join(errs...)
 }
 
-// Runner runs the parts of a daemon in layers. A layer keeps running until the
-// layers after it have ended, because they need it to the last: the work is in
-// the last layer, and the store in the first. Whatever the work writes when it
-// ends is still committed.
+// Runner runs the parts of a daemon in layers. A layer runs until the later layers, which
+// need it, have ended. The store is in the first layer and the work in the last one, so
+// that everything that the work writes at its end is committed.
 type Runner [][]Task
 
-// Run starts all layers and runs them until ctx ends or any task ends. Then it
-// ends the last layer, waits for it, ends the layer before, and so on. It returns
-// what failed. The end of ctx is no failure.
+// Run starts all layers and runs them until ctx ends or any task ends. Then it ends the
+// last layer and waits for it, then the layer before, and so on. It returns the errors. The
+// end of ctx is not an error.
 func (r Runner) Run(ctx context.Context) error {
 	if len(r) == 0 {
 		return nil
@@ -55,7 +55,7 @@ func (r Runner) Run(ctx context.Context) error {
 		return RunTasks(ctx, r[0]...)
 	}
 	later := Task{Run: func(layer context.Context) error {
-		// It ends with ctx, or when a task of this layer has ended.
+		// It ends with ctx, or when a task of this layer ends.
 		inner, cancel := context.WithCancel(ctx)
 		defer cancel()
 		defer context.AfterFunc(layer, cancel)()

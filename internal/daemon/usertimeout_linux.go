@@ -6,9 +6,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// keepUserTimeout has a connection end when what was sent is not acknowledged for as
-// long as a peer may take to answer a ping. gRPC sets that option itself only on a
-// connection that nothing wraps.
+// keepUserTimeout ends a connection when sent data is not acknowledged within the time that
+// a peer has to answer a ping. gRPC sets that option itself only on a connection that
+// nothing has wrapped.
 func keepUserTimeout(conn net.Conn) {
 	tcp, ok := conn.(*net.TCPConn)
 	if !ok {
@@ -18,7 +18,7 @@ func keepUserTimeout(conn net.Conn) {
 	if err != nil {
 		return
 	}
-	// A connection that does not take the option ends by keepalive, somewhat later.
+	// A connection without the option ends by keepalive, somewhat later.
 	_ = raw.Control(func(fd uintptr) {
 		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(keepaliveTimeout.Milliseconds()))
 	})
