@@ -5,57 +5,40 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"io"
 	"net"
 	"os"
 	"path/filepath"
-	"syscall"
 	"testing"
 	"time"
 
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/test/kit/engine"
 	"github.com/musterhq/muster/test/kit/need"
 	"github.com/musterhq/muster/test/kit/network"
 	"github.com/musterhq/muster/test/kit/process"
-	"github.com/musterhq/muster/test/kit/wait"
 )
 
 // image is what the containers of these tests run: nothing but the program answer.
 const image = "muster-test-answer:local"
 
-// engine is a Docker Engine on a machine of its own.
-type engine struct {
-	socket string
-}
-
-// startEngine starts an Engine on a host, with all of its files in a directory.
-func startEngine(t *testing.T, h *network.Host, socket string) {
+// startEngine starts an Engine on a host, with all of its files in a directory, and gives
+// it the image.
+func startEngine(t *testing.T, h *network.Host, dir string) {
 	t.Helper()
-	need.Program(t, "dockerd")
-	// Paths of sockets are short.
-	dir, err := os.MkdirTemp("", "engine-")
+	need.Met(t, engine.Missing())
+	e, err := engine.NewOn(h, dir)
 	ok(t, err)
-	e := &engine{socket: socket}
-	// Cleanups run in reverse: the Engine ends before what it leaves behind is removed.
 	t.Cleanup(func() {
-		mounts, err := filepath.Glob(filepath.Join(dir, "run/netns/*"))
-		for _, m := range append(mounts, filepath.Join(dir, "data")) {
-			_ = syscall.Unmount(m, syscall.MNT_DETACH)
+		if t.Failed() {
+			t.Logf("Engine in %s: %s", dir, e.Log())
 		}
-		if err := errors.Join(err, os.RemoveAll(dir)); err != nil {
+		if err := e.Close(context.WithoutCancel(t.Context())); err != nil {
 			t.Error(err)
 		}
 	})
-	process.StartFor(t, process.Config{
-		Name: "dockerd", Log: filepath.Join(dir, "log"), Command: append(h.Command(), "dockerd", "--host", "unix://"+socket, "--data-root", filepath.Join(dir, "data"),
-			"--exec-root", filepath.Join(dir, "run"), "--pidfile", filepath.Join(dir, "pid")),
-	})
-	wait.Within(t, waitTimeout, "the Engine answers", func(ctx context.Context) error {
-		_, err := e.docker(ctx, nil, "version")
-		return err
-	})
+	ok(t, e.Start(t.Context()))
 	program, err := os.ReadFile(answer)
 	ok(t, err)
 	var files bytes.Buffer
@@ -63,13 +46,8 @@ func startEngine(t *testing.T, h *network.Host, socket string) {
 	ok(t, w.WriteHeader(&tar.Header{Name: "answer", Mode: 0o755, Size: int64(len(program))}))
 	_, err = w.Write(program)
 	ok(t, errors.Join(err, w.Close()))
-	_, err = e.docker(t.Context(), &files, "import", "-", image)
+	_, err = process.Docker(t.Context(), &files, "--host", e.Host(), "import", "-", image)
 	ok(t, err)
-}
-
-// docker runs Docker's command line.
-func (e *engine) docker(ctx context.Context, stdin io.Reader, args ...string) (string, error) {
-	return process.Docker(ctx, stdin, append([]string{"--host", "unix://" + e.socket}, args...)...)
 }
 
 // containers makes a service one of containers.
@@ -86,15 +64,23 @@ func containers(spec *musterv1.ServiceSpec) *musterv1.ServiceSpec {
 // machine of its own with the Engine's own firewall, reach each other by name and through
 // published ports. The third machine has no Engine.
 func TestContainersOfTwoEnginesReachEachOther(t *testing.T) {
-	sockets := t.TempDir()
-	env, at := map[string][]string{"three": {"DOCKER_HOST=unix://" + filepath.Join(sockets, "none")}}, map[string]string{}
+	// Paths of sockets are short.
+	dir, err := os.MkdirTemp("", "engines-")
+	ok(t, err)
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	env, at := map[string][]string{"three": {"DOCKER_HOST=unix://" + filepath.Join(dir, "none")}}, map[string]string{}
 	for _, name := range workers[:2] {
-		at[name] = filepath.Join(sockets, name)
-		env[name] = []string{"DOCKER_HOST=unix://" + at[name]}
+		at[name] = filepath.Join(dir, name)
+		ok(t, os.Mkdir(at[name], 0o700))
+		env[name] = []string{"DOCKER_HOST=unix://" + filepath.Join(at[name], "socket")}
 	}
 	m := startWith(t, env, func(hosts map[string]*network.Host) {
-		for name, socket := range at {
-			startEngine(t, hosts[name], socket)
+		for name, dir := range at {
+			startEngine(t, hosts[name], dir)
 		}
 	})
 	back := m.network(&musterv1.NetworkSpec{Name: "back"})
