@@ -1,10 +1,9 @@
-// Package null is an executor whose tasks do nothing, at once. It serves to
-// measure and to simulate: a task costs a few hundred bytes and no process, and
-// does what the script in its payload says, so that a test can have a task fail
-// in Prepare, hang in Start, or take its executor down.
+// Package null is an executor whose tasks do nothing. It is for measurements and
+// simulations: a task costs a few hundred bytes and no process. The script in a task's
+// payload can make it fail in Prepare, hang in Start, or end its executor.
 //
-// A task is a record. With a state directory the records outlive the process,
-// and tasks "run" on meanwhile; without one they live in memory.
+// A task is a record. With a state directory the records outlive the process, and tasks
+// continue to "run". Without one they are in memory.
 package null
 
 import (
@@ -21,27 +20,27 @@ import (
 	"github.com/musterhq/muster/plugins/sdk"
 )
 
-// Kind is the runtime kind that null tasks are written for.
+// Kind is the runtime kind of null tasks.
 const Kind = "null"
 
-// Exit codes of tasks that did not end by themselves: 128 and the signal that
-// would have ended a process.
+// Exit codes of tasks that were stopped: 128 plus the signal that would have ended a
+// process.
 const (
 	exitShutdown = 128 + 15
 	exitKilled   = 128 + 9
 )
 
-// Config is what a null executor is given.
+// Config configures a null executor.
 type Config struct {
-	// Version is reported as the executor's.
+	// Version is the version that the executor reports.
 	Version string
-	// StateDir keeps the tasks across restarts of the process. Empty: memory
-	// alone. It is made when it is first needed.
+	// StateDir stores the tasks. If it is empty, tasks are kept in memory. It is created
+	// when it is first needed.
 	StateDir string
-	// Kinds are the runtime kinds that it takes. None means Kind. A simulation
-	// may let it stand in for "container".
+	// Kinds are the runtime kinds that the executor runs. The default is Kind. A simulation
+	// may use it for "container".
 	Kinds []string
-	// Exit ends the process when a script wants it. Nil means os.Exit(3).
+	// Exit ends the process when a script asks for it. The default is os.Exit(3).
 	Exit func()
 }
 
@@ -60,20 +59,19 @@ var (
 	_ sdk.Signaler        = (*Executor)(nil)
 )
 
-// task is a record, and the calls that wait for it.
+// task is a record and the calls that wait for it.
 type task struct {
 	record
-	// network is what SetNetwork last said.
+	// network is the last argument of SetNetwork.
 	network *sdk.Network
-	// signals are those that Signal has sent.
+	// signals are the signals that Signal has sent.
 	signals []string
-	// changed is closed when the task is stopped or removed; nil without a
-	// waiting call.
+	// changed is closed when the task is stopped or removed. It is nil unless a call waits.
 	changed chan struct{}
 }
 
-// New returns an executor that holds what an earlier process with the same
-// state directory held.
+// New returns an executor with the tasks that an earlier process stored in the same state
+// directory.
 func New(config Config) (*Executor, error) {
 	if len(config.Kinds) == 0 {
 		config.Kinds = []string{Kind}
@@ -118,8 +116,8 @@ func (e *Executor) Prepare(ctx context.Context, in *sdk.Task, _ sdk.Handle) (sdk
 	if err := checkFiles(in); err != nil {
 		return nil, err
 	}
-	// The record is there first, for what the script has done by then must be
-	// known to the next process.
+	// The record is saved first, because the next process must know what the script has
+	// done by then.
 	e.mu.Lock()
 	t, ok := e.tasks[in.GetId()]
 	if !ok {
@@ -175,8 +173,7 @@ func (e *Executor) SetNetwork(_ context.Context, in *sdk.Task, _ sdk.Handle, net
 	return nil
 }
 
-// Network returns what SetNetwork last said of a task to this process; nil if it said
-// nothing.
+// Network returns the last network that SetNetwork set for a task in this process, or nil.
 func (e *Executor) Network(taskID string) *sdk.Network {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -355,7 +352,7 @@ func (e *Executor) List(_ context.Context, nodeID string) ([]sdk.Listed, error) 
 			continue
 		}
 		t.settle(time.Now())
-		// What is not prepared yet exists anyway, and must be removed.
+		// A task that is not prepared yet exists, too, and must be removed.
 		listed = append(listed, sdk.Listed{TaskID: t.ID, State: max(t.State, sdk.Prepared), Status: t.status(), Namespace: t.Namespace})
 	}
 	return listed, nil
@@ -371,7 +368,7 @@ func (e *Executor) find(id string) (*task, error) {
 	return t, nil
 }
 
-// change changes a task and keeps it.
+// change changes a task and saves it.
 func (e *Executor) change(t *task, apply func()) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -388,8 +385,7 @@ func (e *Executor) status(t *task) *sdk.Status {
 	return t.status()
 }
 
-// act does what the script wants of a call: take the process down, hang, take
-// its time, fail.
+// act does what the script asks for a call: end the process, hang, delay, or fail.
 func (e *Executor) act(ctx context.Context, t *task, call string, delay sdk.Duration, failure string) error {
 	if t.Script.ExitPluginAt == call {
 		var first bool
@@ -447,7 +443,7 @@ func (e *Executor) ended(ctx context.Context, t *task) error {
 	}
 }
 
-// sleep returns when there is reason to look at a task again.
+// sleep returns when a task has to be checked again.
 func sleep(ctx context.Context, changed <-chan struct{}, ends time.Time) error {
 	var end <-chan time.Time
 	if !ends.IsZero() {
@@ -465,7 +461,7 @@ func sleep(ctx context.Context, changed <-chan struct{}, ends time.Time) error {
 	}
 }
 
-// kill ends a task that runs. A task that never ran has no status.
+// kill ends a running task. A task that never ran has no status.
 func (e *Executor) kill(t *task, code int32) (*sdk.Status, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -483,8 +479,8 @@ func (e *Executor) kill(t *task, code int32) (*sdk.Status, error) {
 	return t.status(), nil
 }
 
-// settle notes that a task has ended by itself, if it has. Nothing needs to be
-// kept for that: it follows from the record.
+// settle records that a task has ended by itself, if it has. Nothing is saved, because it
+// follows from the record.
 func (t *task) settle(now time.Time) {
 	if t.State == sdk.Running && !t.Ends.IsZero() && !now.Before(t.Ends) {
 		t.State, t.Ended, t.ExitCode = sdk.Exited, t.Ends, t.Script.ExitCode

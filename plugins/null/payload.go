@@ -11,8 +11,8 @@ import (
 	"github.com/musterhq/muster/plugins/sdk/schema"
 )
 
-// Payload is a null task's script. The zero payload is prepared and started at
-// once and runs until it is told to stop.
+// Payload is a null task's script. With the zero payload a task is prepared and started at
+// once, and runs until it is stopped.
 type Payload struct {
 	PrepareDelay    sdk.Duration  `json:"prepareDelay,omitzero" jsonschema:"how long Prepare takes"`
 	StartDelay      sdk.Duration  `json:"startDelay,omitzero" jsonschema:"how long Start takes"`
@@ -59,8 +59,8 @@ func payloadSchema() string {
 	})
 }
 
-// decode reads a task's script. A task of another runtime, which this executor
-// can be told to take, has none.
+// decode reads a task's script. A task of another runtime, which this executor can be
+// configured to run, has none.
 func decode(task *sdk.Task) (Payload, error) {
 	if len(task.GetSpec().GetGeneric().GetPayload().GetFields()) == 0 {
 		return Payload{}, nil
@@ -80,7 +80,7 @@ func decode(task *sdk.Task) (Payload, error) {
 	return payload, nil
 }
 
-// failure is the error that the script wants.
+// failure returns the error that the script asks for.
 func (p Payload) failure(text string) error {
 	err := errors.New(text)
 	switch {
@@ -95,7 +95,7 @@ func (p Payload) failure(text string) error {
 	}
 }
 
-// grace is how long a shutdown waits.
+// grace returns how long a shutdown waits.
 func (p Payload) grace(asked *time.Duration) time.Duration {
 	switch {
 	case asked != nil:

@@ -13,32 +13,32 @@ import (
 	"github.com/musterhq/muster/plugins/sdk"
 )
 
-// recordVersion is the version of a record's form.
+// recordVersion is the version of a record's format.
 const recordVersion = 1
 
-// record is all there is of a null task: what it will do, and what it has done.
+// record is the whole state of a null task: its script, and what it has done.
 type record struct {
 	Version int       `json:"v"`
 	ID      string    `json:"id"`
 	NodeID  string    `json:"node"`
 	State   sdk.State `json:"state"`
 	Script  Payload   `json:"script"`
-	// Failures counts the failures that the script wanted so far.
+	// Failures counts the failures that the script has caused.
 	Failures uint32 `json:"failures,omitempty"`
-	// Crashed is true once the process has ended as the script wanted.
+	// Crashed is true once the process has ended because of the script.
 	Crashed bool      `json:"crashed,omitempty"`
 	Started time.Time `json:"started,omitzero"`
 	// Ends is when a running task will end by itself; zero means never.
 	Ends time.Time `json:"ends,omitzero"`
 	// Ended is when it did end.
 	Ended time.Time `json:"ended,omitzero"`
-	// Namespace stands for the path of the task's network namespace, if Prepare made
+	// Namespace is the path that represents the task's network namespace, if Prepare made
 	// one.
 	Namespace string `json:"namespace,omitempty"`
 	ExitCode  int32  `json:"exitCode,omitempty"`
 }
 
-// files keeps records, one file each. The zero value keeps nothing.
+// files stores records, one file each. The zero value stores nothing.
 type files struct{ dir string }
 
 const (
@@ -46,7 +46,7 @@ const (
 	unfinishedSuffix = recordSuffix + ".new"
 )
 
-// load returns the records that an earlier process kept.
+// load returns the records that an earlier process stored.
 func (f files) load() ([]record, error) {
 	if f.dir == "" {
 		return nil, nil
@@ -61,7 +61,7 @@ func (f files) load() ([]record, error) {
 	var records []record
 	for _, entry := range entries {
 		if strings.HasSuffix(entry.Name(), unfinishedSuffix) {
-			// A process was killed while it wrote; what it wrote was never true.
+			// A process was killed while it wrote. The unfinished record does not count.
 			if err := os.Remove(filepath.Join(f.dir, entry.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return nil, fmt.Errorf("remove an unfinished record: %w", err)
 			}
@@ -86,9 +86,8 @@ func (f files) load() ([]record, error) {
 	return records, nil
 }
 
-// save writes a record so that a reader sees the old one or the new one. It is
-// safe against the death of this process, not of the machine: there no null
-// task survives either.
+// save writes a record so that a reader sees the old one or the new one. It survives the
+// death of this process but not of the machine, which no null task survives.
 func (f files) save(r *record) error {
 	if f.dir == "" {
 		return nil
@@ -109,8 +108,8 @@ func (f files) save(r *record) error {
 		err = os.Rename(unfinished, f.path(r.ID))
 	}
 	if err != nil {
-		// On a full disk the file is there, and nothing or a part is in it. What cannot
-		// be removed is so at the next start.
+		// On a full disk the file exists with nothing or a part in it. If it cannot be
+		// removed now, the next start removes it.
 		_ = os.Remove(unfinished)
 		return fmt.Errorf("write a record: %w", err)
 	}
@@ -130,8 +129,8 @@ func (f files) remove(id string) error {
 	return nil
 }
 
-// namespace returns the path that stands for a task's network namespace: that of an
-// empty file beside the record, or one that does not exist where nothing is kept.
+// namespace returns the path that represents a task's network namespace: an empty file
+// beside the record, or a path without a file if nothing is stored.
 func (f files) namespace(id string) string { return filepath.Join(f.dir, id+".netns") }
 
 // makeNamespace makes the file. An empty path has none.

@@ -21,12 +21,12 @@ import (
 // filesVariable names the directory of a task's files where they cannot be mounted.
 const filesVariable = "MUSTER_FILES"
 
-// ownDirs are the directories that a task's files have for themselves. They are mounted as
-// a whole, so that a file that is replaced shows at once.
+// ownDirs are the directories that hold nothing but a task's files. They are mounted as a
+// whole, so that a replaced file is seen at once.
 func ownDirs() []string { return []string{"/run/secrets", "/run/configs"} }
 
-// mounts returns how a task sees its files. The files of all other directories of the node
-// stay as they are, so a file in one of these must be there already.
+// mounts returns how a task sees its files. All other directories of the node stay as they
+// are, so a file in one of them must exist already.
 func mounts(files []*sdk.File) ([]taskdir.Mount, error) {
 	var all []taskdir.Mount
 	for _, file := range files {
@@ -57,7 +57,7 @@ func (e *Executor) planFiles(task *sdk.Task, spec *taskdir.Spec) error {
 	if e.canEnterNetwork() == nil {
 		spec.Mounts, err = mounts(task.GetFiles())
 	} else {
-		// It cannot have mounts of its own.
+		// The process cannot have mounts of its own.
 		spec.Env = append(spec.Env, filesVariable+"="+filemount.Root(task.GetFiles()[0]))
 	}
 	return err
@@ -109,8 +109,8 @@ func (e *Executor) Signal(_ context.Context, ref sdk.Ref, signal string) error {
 	return nil
 }
 
-// onCommand calls f with the main process of a task. It returns false if none runs, and if
-// it ends during the call.
+// onCommand calls f with the main process of a task. It returns false if no process runs,
+// and if the process ends during the call.
 func (e *Executor) onCommand(dir taskdir.Dir, f func(command *proc.Handle, pid int) error) (bool, error) {
 	run, err := runOf(dir)
 	if err != nil || run == nil {

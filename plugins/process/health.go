@@ -15,11 +15,11 @@ import (
 	"github.com/musterhq/muster/plugins/sdk"
 )
 
-// healthPoll is how often the result of a task's health check is read. The supervisor
-// runs the checks, and writes it.
+// healthPoll is the interval at which the result of a task's health check is read. The
+// supervisor runs the checks and writes the result.
 const healthPoll = 100 * time.Millisecond
 
-// Healthcheck is what a payload says of a health check.
+// Healthcheck is the health check in a payload.
 type Healthcheck struct {
 	Command       []string      `json:"command,omitempty" jsonschema:"the program and its arguments; exit code 0 is success"`
 	Shell         string        `json:"shell,omitempty" jsonschema:"a line that /bin/sh runs, in place of command"`
@@ -31,7 +31,7 @@ type Healthcheck struct {
 	StartInterval *sdk.Duration `json:"startInterval,omitempty" jsonschema:"the interval in the start period until a check succeeds; absent: 5s"`
 }
 
-// shortest is the least time that the settings of a health check can be, apart from 0.
+// shortest is the least duration of a health check's settings, apart from 0.
 const shortest = time.Millisecond
 
 // planCheck returns the health check of a payload, or nil.
@@ -86,16 +86,16 @@ func planCheck(payload *Healthcheck, spec taskdir.Spec) (*taskdir.Check, error) 
 	return check, nil
 }
 
-// errUnhealthy is why a process whose health check fails counts as failed.
+// errUnhealthy is the error of a process whose health check fails.
 var errUnhealthy = errors.New("unhealthy")
 
-// unhealthy says why a task that has ended was unhealthy.
+// unhealthy returns why a task that has ended was unhealthy.
 func unhealthy(exit *taskdir.Exit) error {
 	return fmt.Errorf("%w: %s", errUnhealthy, health.Unhealthy(convertHealth(exit.Unhealthy)))
 }
 
-// healthOf returns what the health check of a task says, or nil if it has none. Of a
-// task that has ended only that it was unhealthy is known.
+// healthOf returns the result of a task's health check, or nil if it has none. For a task
+// that has ended, it is only known whether the task was unhealthy.
 func healthOf(dir taskdir.Dir, exit *taskdir.Exit) (*sdk.Health, error) {
 	if exit != nil {
 		return convertHealth(exit.Unhealthy), nil
@@ -135,7 +135,8 @@ func (e *Executor) Observe(ctx context.Context, ref sdk.Ref, emit func(sdk.Obser
 	}
 	var last *sdk.Status
 	return notFound(ref.TaskID, every(ctx, healthPoll, func() (bool, error) {
-		// Asked before the lock, which is held before the task is begun.
+		// Read before the lock is checked: the supervisor holds the lock before it begins
+		// the task.
 		begun, err := dir.Begun()
 		if err != nil {
 			return false, err
@@ -157,7 +158,7 @@ func (e *Executor) Observe(ctx context.Context, ref sdk.Ref, emit func(sdk.Obser
 	}))
 }
 
-// every calls look now, and again after each interval, until it is done.
+// every calls look now, and after each interval, until it is done.
 func every(ctx context.Context, interval time.Duration, look func() (done bool, err error)) error {
 	ticker := time.NewTicker(interval)
 	defer ticker.Stop()

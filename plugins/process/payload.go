@@ -24,7 +24,7 @@ import (
 	"github.com/musterhq/muster/plugins/sdk/schema"
 )
 
-// Payload is what a spec says of a process: a command, or a line for the shell.
+// Payload is the process in a spec: a command, or a line for the shell.
 type Payload struct {
 	Command         []string      `json:"command,omitempty" jsonschema:"the program and its arguments; the program is looked up in PATH"`
 	Args            []string      `json:"args,omitempty" jsonschema:"more arguments"`
@@ -47,7 +47,7 @@ const (
 func payloadSchema() string {
 	return schema.Of[Payload](func(s *jsonschema.Schema) {
 		property := s.Properties
-		// Null would do as an array for Go, but not for a user.
+		// For Go, null would be a valid array. For a user it would be a mistake.
 		for _, name := range []string{"command", "args", "env"} {
 			property[name].Types, property[name].Type = nil, "array"
 		}
@@ -75,8 +75,8 @@ func oneOf(names ...string) []*jsonschema.Schema {
 	return all
 }
 
-// plan makes of a task what its supervisor is to run. Everything that can be
-// wrong with it is found here, before the task starts.
+// plan returns what a task's supervisor must run. It finds everything that can be wrong
+// with the task before the task starts.
 func (e *Executor) plan(task *sdk.Task) (taskdir.Spec, error) {
 	if err := refuse(task); err != nil {
 		return taskdir.Spec{}, err
@@ -138,11 +138,11 @@ func (e *Executor) plan(task *sdk.Task) (taskdir.Spec, error) {
 	return spec, nil
 }
 
-// hostNetwork is the node's own network, as it is named in task specs.
+// hostNetwork is the name of the node's own network in task specs.
 const hostNetwork = "host"
 
-// refuse names what a task's spec asks for that a process cannot have. Nothing
-// is left out in silence.
+// refuse returns an error that names what a task's spec asks for and a process cannot have.
+// Nothing is ignored silently.
 func refuse(task *sdk.Task) error {
 	spec := task.GetSpec()
 	if !task.GetNetworked() {
@@ -168,9 +168,8 @@ func refuse(task *sdk.Task) error {
 	return nil
 }
 
-// environment is what the command finds in its environment: little of the
-// executor's own, what Muster says of the task, and what the payload says,
-// which has the last word.
+// environment returns the environment of the command: a few variables of the executor,
+// those that describe the task, and those of the payload, which win.
 func environment(task *sdk.Task, payload Payload, spec taskdir.Spec, home string) ([]string, error) {
 	path := os.Getenv("PATH")
 	if path == "" {
@@ -204,13 +203,13 @@ func environment(task *sdk.Task, payload Payload, spec taskdir.Spec, home string
 		env = slices.DeleteFunc(env, func(one string) bool { return strings.HasPrefix(one, key+"=") })
 		env = append(env, variable)
 	}
-	// By this one the task's processes are found, so it cannot be overridden.
+	// The task's processes are found by this variable, so it cannot be overridden.
 	env = slices.DeleteFunc(env, func(one string) bool { return strings.HasPrefix(one, "MUSTER_TASK_ID=") })
 	return append(env, spec.Marker()), nil
 }
 
-// commandLine returns the program's file and what it is given. The prefix is that of the
-// fields in errors.
+// commandLine returns the program's file and its arguments. Errors name fields with the
+// prefix.
 func commandLine(prefix string, payload Payload, spec taskdir.Spec) (string, []string, error) {
 	for _, list := range [][]string{payload.Command, payload.Args, {payload.Shell}} {
 		if slices.ContainsFunc(list, func(word string) bool { return strings.ContainsRune(word, 0) }) {
@@ -232,7 +231,7 @@ func commandLine(prefix string, payload Payload, spec taskdir.Spec) (string, []s
 	return path, slices.Concat(payload.Command, payload.Args), nil
 }
 
-// lookPath finds a program as the command's own environment would have it.
+// lookPath finds a program on the PATH of the command.
 func lookPath(field, name string, spec taskdir.Spec) (string, error) {
 	missing := sdk.NodeFault(fmt.Errorf("%s: there is no program %q here", field, name))
 	if strings.Contains(name, "/") {

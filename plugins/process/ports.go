@@ -16,25 +16,24 @@ import (
 	"github.com/musterhq/muster/plugins/sdk"
 )
 
-// portAttempts is how many numbers are tried for a port until one is free.
+// portAttempts is how many numbers are tried to find a free port.
 const portAttempts = 50
 
-// errSCTP is why no port is chosen for SCTP: Go cannot tell whether one is free.
+// errSCTP is why no port is chosen for SCTP: Go cannot tell which ports are free.
 var errSCTP = errors.New("the process executor chooses free ports for TCP and UDP only; set publishedPort")
 
-// choosesPorts reports whether a port has to be chosen for a task. Those of a networked task
-// the worker publishes.
+// choosesPorts reports whether a port has to be chosen for a task. The worker publishes the
+// ports of networked tasks.
 func choosesPorts(task *sdk.Task) bool {
 	return !task.GetNetworked() && slices.ContainsFunc(task.GetPorts(), func(p *sdk.Port) bool {
 		return p.GetPublishMode() == musterv1.PortConfig_HOST && p.GetPublishedPort() == 0
 	})
 }
 
-// choosePorts returns the ports that a task publishes on its node. A process has
-// the node's own network. Where the spec leaves the published port open, a free
-// one is chosen, which the process finds in MUSTER_PORT_<target port> and has to
-// listen on. If choosesPorts says that one is chosen, the caller must hold
-// e.choosing until it is recorded.
+// choosePorts returns the ports that a task publishes on its node. A process uses the
+// node's own network. If the spec leaves the published port open, a free one is chosen. The
+// process must listen on the number in MUSTER_PORT_<target port>. If choosesPorts returns
+// true, the caller must hold e.choosing until the choice is recorded.
 func (e *Executor) choosePorts(ports []*sdk.Port) ([]taskdir.Port, error) {
 	host := []taskdir.Port{}
 	for _, port := range ports {
@@ -55,7 +54,7 @@ func (e *Executor) choosePorts(ports []*sdk.Port) ([]taskdir.Port, error) {
 				return nil, err
 			}
 		}
-		// All protocols of a target port get one number: the process is told of one.
+		// All protocols of a target port get one number, because the process gets one.
 		target := host[i].Target
 		var networks []string
 		for _, port := range host[i:] {
@@ -82,8 +81,8 @@ func (e *Executor) choosePorts(ports []*sdk.Port) ([]taskdir.Port, error) {
 	return host, nil
 }
 
-// takenPorts returns the ports of other tasks, which may not listen yet, and
-// those that the spec of this one names.
+// takenPorts returns the ports of other tasks, which may not listen yet, and the ports that
+// this task's spec names.
 func (e *Executor) takenPorts(own []taskdir.Port) (map[uint32]bool, error) {
 	taken := map[uint32]bool{}
 	for _, port := range own {
@@ -106,7 +105,7 @@ func (e *Executor) takenPorts(own []taskdir.Port) (map[uint32]bool, error) {
 	return taken, nil
 }
 
-// network returns the name of a port's protocol in package net.
+// network returns a protocol's name in package net.
 func network(port taskdir.Port) (string, error) {
 	switch musterv1.PortConfig_Protocol(port.Protocol) {
 	case musterv1.PortConfig_PROTOCOL_UNSPECIFIED, musterv1.PortConfig_TCP:
@@ -118,7 +117,7 @@ func network(port taskdir.Port) (string, error) {
 	}
 }
 
-// freePort returns a number that is free in all networks, and not taken.
+// freePort returns a number that is free in all networks and not taken.
 func freePort(networks []string, taken map[uint32]bool) (uint32, error) {
 	for range portAttempts {
 		number, err := probe(networks[0], 0)
@@ -139,8 +138,8 @@ func freePort(networks []string, taken map[uint32]bool) (uint32, error) {
 	return 0, fmt.Errorf("no free port was found in %d attempts", portAttempts)
 }
 
-// probe listens on a port for a moment; on any free one if the number is 0. It
-// returns the number.
+// probe listens on a port for a moment and returns its number. If the number is 0 it
+// chooses any free port.
 func probe(network string, number uint32) (uint32, error) {
 	address := net.JoinHostPort("", strconv.FormatUint(uint64(number), 10))
 	var at net.Addr
@@ -165,11 +164,11 @@ func probe(network string, number uint32) (uint32, error) {
 	return uint32(chosen.Port()), nil
 }
 
-// heldPorts returns the ports of a task that was prepared.
+// heldPorts returns the ports of a prepared task.
 func heldPorts(dir taskdir.Dir, task *sdk.Task) ([]*sdk.Port, error) {
 	spec, err := dir.Spec()
 	if errors.Is(err, taskdir.ErrDamaged) {
-		// The machine went down. Nothing of the task listens.
+		// The machine was restarted. No process of the task listens.
 		return nil, nil
 	}
 	if err != nil {
@@ -177,8 +176,8 @@ func heldPorts(dir taskdir.Dir, task *sdk.Task) ([]*sdk.Port, error) {
 	}
 	var held []*sdk.Port
 	if spec.Ports == nil {
-		// It was prepared by an earlier version, which told the process its target
-		// port where the spec left the published port open.
+		// An earlier version prepared the task. It passed the target port to the process if
+		// the spec left the published port open.
 		for _, port := range task.GetPorts() {
 			if port.GetPublishMode() == musterv1.PortConfig_HOST {
 				published := port.GetPublishedPort()

@@ -1,14 +1,12 @@
 //go:build linux
 
-// Package process is an executor that runs commands as plain processes of its
-// node.
+// Package process is an executor that runs commands as plain processes of its node.
 //
-// A task's command is the child of a supervisor (package supervise): a small
-// process of its own, made of the executor's program, that lives until the task
-// ends. The executor itself holds nothing in memory. All that there is to know
-// of a task is in its directory (package taskdir), and so it does not matter how
-// often the executor or its worker die, or which of the calls they die in: the
-// next process reads the directories and continues.
+// A task's command is the child of a supervisor (package supervise), a small process of the
+// executor's own program that lives until the task ends. The executor keeps nothing in
+// memory. All that is known of a task is in its directory (package taskdir). So the
+// executor or its worker may be killed at any moment: the next process reads the
+// directories and continues.
 package process
 
 import (
@@ -33,21 +31,21 @@ import (
 // Kind is the runtime kind of process tasks.
 const Kind = "process"
 
-// DefaultLogBytes is the size at which a task's log begins again, the former part
-// being kept. Larger keeps more lines; a task takes up to twice this.
+// DefaultLogBytes is the size at which a task's log file is rotated. One older file is
+// kept, so a task takes up to twice this size.
 const DefaultLogBytes = 10 << 20
 
-// noCgroups says what to do where limits cannot be kept.
+// noCgroups is the advice where limits cannot be enforced.
 const noCgroups = "it needs control groups that it may write to: run the worker as root, with /sys/fs/cgroup writable"
 
-// noNetworks says what to do where tasks cannot be attached to networks.
+// noNetworks is the advice where tasks cannot be attached to networks.
 const noNetworks = "it needs CAP_SYS_ADMIN: run the worker as root"
 
-// Config is what a process executor is given.
+// Config configures a process executor.
 type Config struct {
-	// Version is reported as the executor's.
+	// Version is the version that the executor reports.
 	Version string
-	// StateDir holds the tasks' directories. It is made when it is first needed.
+	// StateDir holds the tasks' directories. It is created when it is first needed.
 	StateDir string
 	// LogBytes is the size of a task's log file; 0 means DefaultLogBytes.
 	LogBytes int64
@@ -59,9 +57,9 @@ type Executor struct {
 	config Config
 	root   taskdir.Root
 	log    *zap.Logger
-	// killTime is how long a supervisor may take to kill its task. One that
-	// takes longer is itself in trouble (halted by a signal, say) and killed. It
-	// is more than what the supervisor gives processes that do not die.
+	// killTime is how long a supervisor may take to kill its task. After that the
+	// supervisor itself has a fault, such as being stopped by a signal, and is killed. It
+	// is longer than the supervisor waits for processes that do not die.
 	killTime time.Duration
 
 	// choosing is held while a port is chosen and until it is recorded.
@@ -70,8 +68,8 @@ type Executor struct {
 	mu     sync.Mutex
 	opened bool
 	groups *cgroup.System
-	// tried is true once networkless says why tasks cannot be attached to networks here,
-	// if so.
+	// tried is true once networkless is known: the error if tasks cannot be attached to
+	// networks here.
 	tried       bool
 	networkless error
 }
@@ -86,8 +84,7 @@ var (
 	_ sdk.Signaler    = (*Executor)(nil)
 )
 
-// New returns an executor. The program it is part of must call Supervise before
-// anything else.
+// New returns an executor. Its program must call Supervise before anything else.
 func New(config Config) (*Executor, error) {
 	if config.StateDir == "" {
 		return nil, errors.New("a process executor needs a state directory")
@@ -104,9 +101,9 @@ func New(config Config) (*Executor, error) {
 	return &Executor{config: config, root: taskdir.Root(config.StateDir), log: config.Logger, killTime: 45 * time.Second}, nil
 }
 
-// Supervise makes this process a task's supervisor if its arguments say so, and
-// does not return then. A program that holds an Executor calls it first in main,
-// for it is started again for each task.
+// Supervise turns this process into a task's supervisor if its arguments say so, and does
+// not return then. A program that holds an Executor calls it first in main, because the
+// program is started again for each task.
 func Supervise(args []string) {
 	dir, ok := supervise.Requested(args)
 	if !ok {
@@ -150,7 +147,7 @@ func (e *Executor) Describe(context.Context) (*sdk.Description, error) {
 	return description, nil
 }
 
-// canEnterNetwork returns why tasks cannot be attached to networks here. It is found out
+// canEnterNetwork returns an error if tasks cannot be attached to networks here. It checks
 // once.
 func (e *Executor) canEnterNetwork() error {
 	e.mu.Lock()
@@ -161,7 +158,7 @@ func (e *Executor) canEnterNetwork() error {
 	return e.networkless
 }
 
-// open makes the state directory ready once.
+// open creates the state directory once.
 func (e *Executor) open() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -175,7 +172,7 @@ func (e *Executor) open() error {
 	return nil
 }
 
-// cgroups says what of control groups there is. It is found out once.
+// cgroups returns the control groups of this machine. It checks once.
 func (e *Executor) cgroups() *cgroup.System {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -194,7 +191,7 @@ func (e *Executor) find(id string) (taskdir.Dir, error) {
 	return dir, notFound(id, err)
 }
 
-// notFound says a missing directory in the SDK's words.
+// notFound turns the error of a missing directory into the SDK's NotFound.
 func notFound(id string, err error) error {
 	if errors.Is(err, taskdir.ErrNotFound) {
 		return sdk.NotFound(id)
@@ -235,8 +232,8 @@ func (e *Executor) Prepare(_ context.Context, task *sdk.Task, _ sdk.Handle) (sdk
 	return nil, nil
 }
 
-// sound tells whether a task is prepared as it should be. What a machine that went
-// down has left of a task that was not begun is removed.
+// sound reports whether a task is prepared correctly. It removes what a machine that was
+// restarted left of a task that was not begun.
 func (e *Executor) sound(dir taskdir.Dir) (bool, error) {
 	if _, err := dir.Spec(); !errors.Is(err, taskdir.ErrDamaged) {
 		return true, nil
@@ -277,8 +274,8 @@ func (e *Executor) SetNetwork(_ context.Context, task *sdk.Task, _ sdk.Handle, n
 	return nil
 }
 
-// startPoll is how long Start waits between two looks at what the supervisor has
-// said. A command is started in some ten milliseconds.
+// startPoll is how often Start checks what the supervisor has written. A command takes
+// about ten milliseconds to start.
 const startPoll = 2 * time.Millisecond
 
 // Start implements [sdk.Executor].
@@ -317,7 +314,7 @@ var errNotYet = errors.New("the supervisor has not started the command yet")
 // errUnchecked says that the health check of a task has not succeeded yet.
 var errUnchecked = errors.New("the health check has not succeeded yet")
 
-// fresh tells whether a task was neither begun nor lost.
+// fresh reports whether a task was neither begun nor lost.
 func fresh(dir taskdir.Dir) (bool, error) {
 	begun, err := dir.Begun()
 	if err != nil || begun {
@@ -327,14 +324,14 @@ func fresh(dir taskdir.Dir) (bool, error) {
 	return exit == nil, err
 }
 
-// spawn starts the supervisor of a task, unless another process of this
-// executor has done so, or is about to.
+// spawn starts the supervisor of a task, unless another process of this executor has done
+// so or is about to.
 func (e *Executor) spawn(dir taskdir.Dir) error {
 	lock, err := dir.Lock()
 	if err != nil || lock == nil {
 		return err
 	}
-	// Between the look before and the lock, a supervisor may have come and gone.
+	// A supervisor may have come and gone between the check above and the lock.
 	fresh, err := fresh(dir)
 	if err != nil || !fresh {
 		return errors.Join(err, lock.Release())
@@ -343,9 +340,8 @@ func (e *Executor) spawn(dir taskdir.Dir) error {
 	if err != nil {
 		return sdk.NodeFault(errors.Join(err, lock.Release()))
 	}
-	// A process must wait for the processes that it starts. Nothing waits for
-	// this: a supervisor outlives this process as a rule, and what it has to say
-	// is in the task's directory.
+	// A process must wait for its children. Nothing needs the result: a supervisor usually
+	// outlives this process, and writes to the task's directory.
 	go func() { _, _ = supervisor.Wait() }()
 	if err := lock.HandedOn(); err != nil {
 		e.log.Warn("failed to close task lock", zap.String("dir", string(dir)), zap.Error(err))
@@ -353,10 +349,9 @@ func (e *Executor) spawn(dir taskdir.Dir) error {
 	return nil
 }
 
-// started says what is known of a task that is being started: errNotYet if that is
-// nothing yet.
+// started returns the status of a task that is being started, or errNotYet.
 func (e *Executor) started(dir taskdir.Dir, task *sdk.Task) (*sdk.Started, error) {
-	// Asked first: the result was written before the lock was freed.
+	// Checked first: the result was written before the lock was released.
 	alive, err := dir.Locked()
 	if err != nil {
 		return nil, err
@@ -401,7 +396,7 @@ func (e *Executor) started(dir taskdir.Dir, task *sdk.Task) (*sdk.Started, error
 	return nil, sdk.NodeFault(fmt.Errorf("the task's supervisor ended at once: %s", tail(dir)))
 }
 
-// tail returns what a supervisor last said of itself.
+// tail returns the end of a supervisor's own log.
 func tail(dir taskdir.Dir) string {
 	raw, err := os.ReadFile(string(dir) + "/" + taskdir.SupervisorLog)
 	if err != nil || len(raw) == 0 {
@@ -410,7 +405,7 @@ func tail(dir taskdir.Dir) string {
 	return string(raw[max(0, len(raw)-1000):])
 }
 
-// status says what is known of a task that was started.
+// status returns the status of a started task.
 func status(dir taskdir.Dir, run *taskdir.Run, exit *taskdir.Exit) (*sdk.Status, error) {
 	if run == nil {
 		return nil, nil

@@ -19,11 +19,11 @@ import (
 	"github.com/musterhq/muster/plugins/sdk"
 )
 
-// ErrBusy means that another process of this executor is at work on the task. It
-// comes as a temporary error.
+// ErrBusy means that another process of this executor works on the task. It is returned as
+// a temporary error.
 var ErrBusy = errors.New("another process of this executor is at work on the task")
 
-// signalKilled is the exit code of what SIGKILL ended.
+// signalKilled is the exit code of a command that SIGKILL ended.
 const signalKilled = 128 + int32(unix.SIGKILL)
 
 // Wait implements [sdk.Executor].
@@ -102,7 +102,7 @@ func (e *Executor) Terminate(ctx context.Context, ref sdk.Ref) (*sdk.Status, err
 	return status(dir, run, exit)
 }
 
-// known returns what is known of a task's command, and of its end; either may be nil.
+// known returns a task's command and its end, as far as they are known. Either may be nil.
 func (e *Executor) known(dir taskdir.Dir, ref sdk.Ref) (*taskdir.Run, *taskdir.Exit, error) {
 	exit, err := e.outcome(dir)
 	if err != nil {
@@ -118,7 +118,7 @@ func runOf(dir taskdir.Dir) (*taskdir.Run, error) { return readable(dir.Run()) }
 // exitOf returns how the task ended, or nil.
 func exitOf(dir taskdir.Dir) (*taskdir.Exit, error) { return readable(dir.Exit()) }
 
-// readable takes a damaged file for one that is not there.
+// readable treats a damaged file as missing.
 func readable[T any](content *T, err error) (*T, error) {
 	if errors.Is(err, taskdir.ErrDamaged) {
 		return nil, nil
@@ -147,7 +147,7 @@ func (e *Executor) Remove(ctx context.Context, ref sdk.Ref) error {
 }
 
 func (e *Executor) removeLocked(ctx context.Context, dir taskdir.Dir, id string) error {
-	// What cannot be read can still be removed.
+	// A directory that cannot be read can still be removed.
 	if exit, err := dir.Exit(); err != nil || exit == nil {
 		if err := e.killStrays(ctx, id); err != nil {
 			return err
@@ -186,12 +186,12 @@ func (e *Executor) List(_ context.Context, nodeID string) ([]sdk.Listed, error) 
 	return all, nil
 }
 
-// look says how far a task has come, and for which node it was prepared: the one
-// that is asked for, if that is not known any more.
+// look returns how far a task is, and the node that it was prepared for. If that node is no
+// longer known, it returns the node that was asked for.
 func (e *Executor) look(dir taskdir.Dir, nodeID string) (sdk.Listed, string, error) {
 	spec, err := dir.Spec()
 	if errors.Is(err, taskdir.ErrDamaged) {
-		// Whichever task it belonged to, it is here.
+		// The task is on this machine, whichever node it belonged to.
 		spec, err = taskdir.Spec{NodeID: nodeID}, nil
 	}
 	if err != nil {
@@ -225,8 +225,8 @@ func (e *Executor) look(dir taskdir.Dir, nodeID string) (sdk.Listed, string, err
 	return listed, spec.NodeID, nil
 }
 
-// supervisorGone returns when no process holds the task's lock: before its start or
-// after its end.
+// supervisorGone returns when no process holds the task's lock: before the task starts or
+// after it ended.
 func (e *Executor) supervisorGone(ctx context.Context, dir taskdir.Dir) error {
 	for {
 		held, err := onSupervisor(ctx, dir, func(h *proc.Handle) error { return h.Wait(ctx) })
@@ -236,9 +236,9 @@ func (e *Executor) supervisorGone(ctx context.Context, dir taskdir.Dir) error {
 	}
 }
 
-// onSupervisor calls act with a task's supervisor. It returns false if no process
-// holds the task's lock. It waits for a supervisor that has just been started and
-// has not written yet who it is, or that is about to release the lock.
+// onSupervisor calls act with a task's supervisor. It returns false if no process holds the
+// task's lock. It waits for a supervisor that has just been started and has not written its
+// identity yet, or that is about to release the lock.
 func onSupervisor(ctx context.Context, dir taskdir.Dir, act func(*proc.Handle) error) (held bool, err error) {
 	return poll(ctx, proc.ErrGone, func() (bool, error) {
 		held, err := dir.Locked()
@@ -253,7 +253,7 @@ func onSupervisor(ctx context.Context, dir taskdir.Dir, act func(*proc.Handle) e
 	})
 }
 
-// supervisor returns a hold on a task's supervisor, or ErrGone.
+// supervisor returns a handle of a task's supervisor, or ErrGone.
 func supervisor(dir taskdir.Dir) (*proc.Handle, error) {
 	id, err := dir.Supervisor()
 	if err != nil {
@@ -276,7 +276,7 @@ func (e *Executor) signal(ctx context.Context, dir taskdir.Dir, signal unix.Sign
 	return err
 }
 
-// kill ends a task at once, and returns when its supervisor is gone.
+// kill ends a task at once, and returns when its supervisor has ended.
 func (e *Executor) kill(ctx context.Context, dir taskdir.Dir) error {
 	within, cancel := context.WithTimeout(ctx, e.killTime)
 	defer cancel()
@@ -294,8 +294,8 @@ func (e *Executor) kill(ctx context.Context, dir taskdir.Dir) error {
 	return e.supervisorGone(ctx, dir)
 }
 
-// outcome returns how a task ended whose supervisor is gone; nil if it was never
-// begun.
+// outcome returns how a task ended whose supervisor has ended. It is nil for a task that
+// was never begun.
 func (e *Executor) outcome(dir taskdir.Dir) (*taskdir.Exit, error) {
 	exit, err := exitOf(dir)
 	if exit != nil || err != nil {
@@ -304,10 +304,10 @@ func (e *Executor) outcome(dir taskdir.Dir) (*taskdir.Exit, error) {
 	return e.lost(dir)
 }
 
-// lost deals with a task whose supervisor is gone and did not say how the task
-// ended: it was killed, or the machine went down. What may be left of the task
-// is killed, and that it was lost is said, once. It returns nil for a task that
-// was not begun or is in another's hands.
+// lost handles a task whose supervisor ended without writing how the task ended: the
+// supervisor was killed, or the machine was restarted. It kills the task's remaining
+// processes and records once that the task was lost. It returns nil for a task that was not
+// begun, or that another process handles.
 func (e *Executor) lost(dir taskdir.Dir) (*taskdir.Exit, error) {
 	begun, err := dir.Begun()
 	if err != nil {
@@ -348,15 +348,15 @@ func (e *Executor) lostLocked(dir taskdir.Dir) (*taskdir.Exit, error) {
 	}
 	e.log.Warn("a task's supervisor was killed", zap.String("task", dir.ID()), zap.String("reason", exit.Lost))
 	if err := dir.SetExit(*exit); err != nil {
-		// The next to look finds the same, a moment later.
+		// The next caller finds the same.
 		e.log.Warn("failed to record that a task was lost", zap.String("task", dir.ID()), zap.Error(err))
 	}
 	return exit, nil
 }
 
-// rebooted tells whether the machine was restarted since a task was started. Where
-// it cannot be read who the supervisor was, that is what happened: only a machine
-// that goes down leaves such a file.
+// rebooted reports whether the machine was restarted since a task was started. If the
+// supervisor's identity cannot be read, it was: only a machine that goes down leaves such a
+// file.
 func rebooted(dir taskdir.Dir) (bool, error) {
 	id, err := dir.Supervisor()
 	if errors.Is(err, taskdir.ErrDamaged) {
@@ -369,9 +369,9 @@ func rebooted(dir taskdir.Dir) (bool, error) {
 	return id.Boot != boot, err
 }
 
-// killStrays kills what a dead supervisor left of its task. Such processes are
-// found by their control group and by the variable that all of a task's
-// processes have; a process id that was written down is not trusted.
+// killStrays kills the processes that a dead supervisor left of its task. It finds them by
+// their control group, and by the variable that all processes of a task have. It does not
+// trust a recorded process id.
 func (e *Executor) killStrays(ctx context.Context, id string) error {
 	group := e.cgroups().Find(id)
 	marker := taskdir.Spec{ID: id}.Marker()
@@ -394,7 +394,7 @@ func (e *Executor) killStrays(ctx context.Context, id string) error {
 	return nil
 }
 
-// errStrays says that processes of a task were there a moment ago.
+// errStrays says that processes of a task were still there.
 var errStrays = errors.New("processes of the task are left")
 
 func findStrays(group *cgroup.Group, marker string) ([]proc.Identity, error) {
@@ -416,7 +416,7 @@ func findStrays(group *cgroup.Group, marker string) ([]proc.Identity, error) {
 	}
 	var strays []proc.Identity
 	for _, stat := range all {
-		// A zombie is dead, and whose child it is will see to it.
+		// A zombie is dead. Its parent reaps it.
 		if stat.Zombie() || (!grouped[stat.PID] && !proc.HasVariable(stat.PID, marker)) {
 			continue
 		}
@@ -425,8 +425,8 @@ func findStrays(group *cgroup.Group, marker string) ([]proc.Identity, error) {
 	return strays, nil
 }
 
-// poll calls try, with pauses of startPoll, until it returns another error than
-// again, or none.
+// poll calls try, with pauses of startPoll, until it returns nil or an error other than
+// again.
 func poll[T any](ctx context.Context, again error, try func() (T, error)) (T, error) {
 	return backoff.Retry(ctx, func() (T, error) {
 		result, err := try()

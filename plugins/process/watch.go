@@ -33,8 +33,8 @@ func (e *Executor) Logs(ctx context.Context, ref sdk.Ref, options sdk.LogOptions
 	})
 }
 
-// logEnded reports whether a task will no longer write: it has ended, or is gone. One
-// that has not been started will write.
+// logEnded reports whether a task will write no more: it has ended or is gone. A task that
+// has not been started will write.
 func logEnded(dir taskdir.Dir) (bool, error) {
 	held, err := dir.Locked()
 	if errors.Is(err, taskdir.ErrNotFound) {
@@ -87,8 +87,7 @@ func (e *Executor) Stats(_ context.Context, ref sdk.Ref) (*sdk.Stats, error) {
 		stats.MemoryBytes += int64(process.ResidentMemory())
 		stats.PIDs++
 	}
-	// Where the kernel keeps count, it counts what has ended, and what is shared
-	// only once.
+	// The kernel's count includes processes that have ended, and counts shared memory once.
 	group := cgroup.Reopen(run.Cgroups)
 	if cpu, ok := group.CPU(); ok {
 		stats.CPU = cpu

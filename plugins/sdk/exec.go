@@ -18,31 +18,31 @@ import (
 // TerminalSize is in characters.
 type TerminalSize = executorv1.TerminalSize
 
-// Command is what Exec runs.
+// Command is a command for Exec.
 type Command struct {
 	Args []string
 	Env  []string
 	TTY  bool
-	// Size is the terminal's at first; nil if it does not matter.
+	// Size is the terminal's first size. It is nil if it does not matter.
 	Size *TerminalSize
 }
 
-// ExecIO is what a command of Exec reads and writes.
+// ExecIO is the input and output of a command of Exec.
 type ExecIO struct {
-	// Stdin ends when the other side closes it.
+	// Stdin ends when the client closes it.
 	Stdin  io.Reader
 	Stdout io.Writer
 	// Stderr is not used if the command has a terminal.
 	Stderr io.Writer
-	// Resize brings new sizes of the terminal. It is not closed.
+	// Resize receives new sizes of the terminal. It is not closed.
 	Resize <-chan *TerminalSize
 }
 
-// execChunk is the most that one message of output holds.
+// execChunk is the largest output of one message.
 const execChunk = 32 << 10
 
-// serveExec runs one Exec stream: the first request starts the command, the
-// others feed it.
+// serveExec runs one Exec stream. The first request starts the command, and the others are
+// its input.
 func serveExec(execer Execer, stream grpc.BidiStreamingServer[executorv1.ExecRequest, executorv1.ExecResponse]) error {
 	first, err := stream.Recv()
 	if err != nil {
@@ -59,9 +59,8 @@ func serveExec(execer Execer, stream grpc.BidiStreamingServer[executorv1.ExecReq
 	defer cancel()
 	stdin, feed := io.Pipe()
 	resize := make(chan *TerminalSize)
-	// gRPC ends the feeder: its Recv fails once this handler has returned, and
-	// not before, so it cannot be waited for here. By then there is no reader for what
-	// it writes.
+	// gRPC ends feedExec: its Recv fails once this handler has returned, and not before, so
+	// the handler cannot wait for it. By then nothing reads what it writes.
 	go feedExec(ctx, stream, feed, resize)
 	defer func() { _ = stdin.CloseWithError(io.ErrClosedPipe) }()
 
@@ -107,8 +106,7 @@ func feedExec(ctx context.Context, stream grpc.BidiStreamingServer[executorv1.Ex
 				continue
 			}
 			if _, err := stdin.Write(request.Stdin); err != nil {
-				// The command no longer reads; what else is typed is lost, as
-				// it is in a pipe.
+				// The command no longer reads. Further input is lost, as in a pipe.
 				continue
 			}
 		case *executorv1.ExecRequest_Resize:
@@ -121,7 +119,7 @@ func feedExec(ctx context.Context, stream grpc.BidiStreamingServer[executorv1.Ex
 	}
 }
 
-// execWriter sends what is written to it in messages of bounded size.
+// execWriter sends its input in messages of bounded size.
 type execWriter func([]byte) error
 
 func (w execWriter) Write(data []byte) (int, error) {

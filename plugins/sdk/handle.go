@@ -7,13 +7,13 @@ import (
 	"strconv"
 )
 
-// Handle is what an executor wants to be reminded of with each call for a
-// task. The worker keeps it and does not look into it.
+// Handle is state that an executor gets back with each call for a task. The worker stores
+// it without reading it.
 type Handle []byte
 
-// NewHandle makes a handle: a version, and whatever the executor's JSON of
-// state is. The version says how to read the state, for a handle may be read
-// by an executor newer, or older, than the one that wrote it.
+// NewHandle returns a handle with a version and the JSON of state. The version says how to
+// read the state, because a newer or older executor than the one that wrote the handle may
+// read it.
 func NewHandle(version int, state any) (Handle, error) {
 	raw, err := json.Marshal(state)
 	if err != nil {
@@ -22,10 +22,9 @@ func NewHandle(version int, state any) (Handle, error) {
 	return append(strconv.AppendInt(nil, int64(version), 10), append([]byte{' '}, raw...)...), nil
 }
 
-// Read reads the handle into state if it has the given version, and reports
-// whether it did. For an empty handle, a handle of another version, or one
-// that cannot be read it returns false: the executor must then find the task
-// by its id.
+// Read reads the handle into state if it has the given version, and reports whether it did.
+// It returns false for an empty handle, another version, or a handle that cannot be read.
+// Then the executor must find the task by its id.
 func (h Handle) Read(version int, state any) bool {
 	head, raw, found := bytes.Cut(h, []byte{' '})
 	if !found {

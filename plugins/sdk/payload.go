@@ -13,12 +13,12 @@ import (
 	"google.golang.org/protobuf/types/known/structpb"
 )
 
-// Duration is a time span in a payload, written as in Go: "1m30s".
+// Duration is a duration in a payload, written as in Go: "1m30s".
 type Duration time.Duration
 
-// UnmarshalJSON reads a Duration. Spans below zero are refused.
+// UnmarshalJSON reads a Duration. It refuses negative ones.
 func (d *Duration) UnmarshalJSON(raw []byte) error {
-	// The decoder adds the field's path to an error of this type alone.
+	// The decoder adds the field's path to an error of this type only.
 	wrong := &json.UnmarshalTypeError{Value: string(raw), Type: reflect.TypeFor[Duration]()}
 	var text string
 	if err := json.Unmarshal(raw, &text); err != nil {
@@ -62,10 +62,9 @@ func Decode[T any](task *Task) (T, error) {
 	return into, nil
 }
 
-// unknownField returns the path of the first field, in alphabetical order, that
-// a value has and the type that it is read into has not. JSON's own decoder
-// tells of such a field only in an error's text, and takes "Command" for
-// "command".
+// unknownField returns the path of the first field, in alphabetical order, that a value has
+// and its type does not. The JSON decoder names such a field only in an error's text, and
+// accepts "Command" for "command".
 func unknownField(value any, into reflect.Type, path string) (string, bool) {
 	for into.Kind() == reflect.Pointer {
 		into = into.Elem()
@@ -108,7 +107,7 @@ func unknownField(value any, into reflect.Type, path string) (string, bool) {
 	return "", false
 }
 
-// readsItself tells whether a type's own method reads its JSON.
+// readsItself reports whether a type's own method reads its JSON.
 func readsItself(t reflect.Type) bool {
 	p := reflect.PointerTo(t)
 	return p.Implements(reflect.TypeFor[json.Unmarshaler]()) || p.Implements(reflect.TypeFor[encoding.TextUnmarshaler]())
@@ -149,7 +148,7 @@ func join(path, name string) string {
 	return path + "." + name
 }
 
-// kindName says what a value must be in the words of JSON.
+// kindName returns the name of a JSON type.
 func kindName(t reflect.Type) string {
 	if t == reflect.TypeFor[Duration]() {
 		return `a duration like "1m30s"`

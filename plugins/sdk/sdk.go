@@ -1,45 +1,40 @@
-// Package sdk is what the author of an executor imports. An executor runs the
-// tasks of one kind of runtime for a worker of Muster; it is a program of its
-// own, whose main is
+// Package sdk is the library for authors of executors. An executor runs the tasks of one
+// kind of runtime for a worker of Muster. It is a program of its own, whose main is
 //
 //	func main() { sdk.Serve(myexecutor.New()) }
 //
-// where New returns an [Executor]. More abilities are further interfaces, and
-// to implement one is to have it: [Updater], [LogStreamer], [Statser], [Execer],
-// [Observer], [Signaler]. [Networker] and [NetworkProvider] are for tasks that are attached to
-// networks; whether they work depends on the machine, so Describe states them. The same
-// holds for containers of task groups ([Task].SharesNetworkOf, [Description].TaskGroups),
-// and for files that the worker holds ready ([Task].Files, [Description].TaskFiles).
+// where New returns an [Executor]. An executor has more abilities if it implements further
+// interfaces: [Updater], [LogStreamer], [Statser], [Execer], [Observer], [Signaler].
+// [Networker] and [NetworkProvider] are for tasks that are attached to networks. Whether
+// they work depends on the machine, so Describe states them. The same holds for containers
+// of task groups ([Task].SharesNetworkOf, [Description].TaskGroups), and for files that the
+// worker provides ([Task].Files, [Description].TaskFiles).
 //
 // # What an executor must know
 //
-// The life of a task is Prepare, Start, Wait, Remove; Shutdown or Terminate end
-// it sooner. Calls for one task come one at a time, except Wait, Observe, Logs,
-// Stats and Exec, which may be open beside any other; calls for different tasks
-// come at once.
+// A task's calls are Prepare, Start, Wait, Remove; Shutdown or Terminate end it sooner.
+// Calls for one task come one at a time, except Wait, Observe, Logs, Stats and Exec, which
+// may be open beside any other. Calls for different tasks are concurrent.
 //
-// The executor's process may be killed and started again at any time, and so
-// may the worker. Tasks run on meanwhile. So every call may be repeated, and a
-// repeated call is a success that changes nothing; before anything is started,
-// List of a new process must be able to find it; and a task's exit code must
-// still be known then. What has to be remembered of a task is returned as a
-// [Handle], which comes back with each later call. A call may come with an
-// empty or an older handle: then the task's id must do.
+// The executor's process may be killed and started again at any time, and so may the
+// worker. Tasks keep running. So every call may be repeated, and a repeated call succeeds
+// and changes nothing. List of a new process must find a task before anything of it is
+// started, and its exit code must still be known then. State of a task is returned as a
+// [Handle], which comes back with each later call. A call may come with an empty or an
+// older handle: then the executor must find the task by its id.
 //
-// Errors say what to do: [Temporary], [NodeFault], [SpecFault], [NotFound]. Any
-// other error fails the task if it comes from Prepare or Start, and is
-// temporary if it comes from any other call, for what runs may be running
-// still. For a task that is not known, all but Shutdown, Terminate and Remove
-// return NotFound; if those return it too, that counts as success.
+// Errors say what to do: [Temporary], [NodeFault], [SpecFault], [NotFound]. Any other error
+// fails the task if Prepare or Start returns it. From any other call it is temporary,
+// because the task may still be running. For an unknown task all calls except Shutdown,
+// Terminate and Remove return NotFound. If those return it too, that counts as success.
 //
-// A task of a generic runtime carries a payload. [Decode] reads it into a
-// struct, strictly, and package schema beside this one derives from the same
-// struct the JSON Schema that Describe returns, against which specs are checked
-// when users submit them.
+// A task of a generic runtime has a payload. [Decode] reads it into a struct, strictly.
+// Package schema derives from the same struct the JSON Schema that Describe returns. Specs
+// are checked against it when users submit them.
 //
-// What an executor writes to standard error becomes the worker's log; lines of
-// JSON with the keys "@level" and "@message" keep their level and fields.
-// `muster plugin test` tries whether an executor keeps all this.
+// An executor's standard error becomes the worker's log. Lines of JSON with the keys
+// "@level" and "@message" keep their level and fields. `muster plugin test` tests whether
+// an executor follows all of this.
 package sdk
 
 import (
@@ -50,36 +45,35 @@ import (
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 )
 
-// The contract's messages that pass through unchanged.
+// Messages of the contract that are passed through unchanged.
 type (
-	// Task is what an executor is told of a task.
+	// Task describes a task to an executor.
 	Task = executorv1.Task
-	// Description says what an executor is, and whether it can work now.
-	// Capabilities that follow from the interfaces that the executor
-	// implements are added to it.
+	// Description describes an executor, and says whether it can work now. Capabilities
+	// that follow from the interfaces that the executor implements are added to it.
 	Description = executorv1.DescribeResponse
-	// Status is what an executor says of a task that it has started.
+	// Status is the status of a started task.
 	Status = musterv1.RuntimeStatus
 	// Port is a port that a task publishes.
 	Port = musterv1.PortConfig
 	// Network is the network of a networked task.
 	Network = executorv1.TaskNetwork
-	// File is a file that the worker holds ready for a task.
+	// File is a file that the worker provides for a task.
 	File = executorv1.TaskFile
 )
 
 // Executor runs tasks.
 type Executor interface {
-	// Describe says what the executor is and whether it can work now. It is
-	// called every 20 s or so and must answer within 10 s.
+	// Describe returns what the executor is and whether it can work now. It is called about
+	// every 20 s and must answer within 10 s.
 	Describe(ctx context.Context) (*Description, error)
-	// Prepare makes everything ready that Start needs. It may take long.
+	// Prepare prepares everything that Start needs. It may take long.
 	Prepare(ctx context.Context, task *Task, handle Handle) (Handle, error)
 	// Start starts the task. It returns when the task runs and, if it has a
 	// health check, is healthy.
 	Start(ctx context.Context, task *Task, handle Handle) (*Started, error)
-	// Wait returns when the task has ended, however. It is cancelled freely
-	// and called again.
+	// Wait returns when the task has ended for any reason. It may be cancelled and called
+	// again.
 	Wait(ctx context.Context, ref Ref) (*Ended, error)
 	// Shutdown asks the task to end, gives it the grace period, then kills it.
 	// A nil grace period means what the task's spec said, else [DefaultGracePeriod]. It
@@ -87,35 +81,34 @@ type Executor interface {
 	Shutdown(ctx context.Context, ref Ref, grace *time.Duration) (*Status, error)
 	// Terminate kills the task at once. It returns as Shutdown does.
 	Terminate(ctx context.Context, ref Ref) (*Status, error)
-	// Remove removes everything that is left of the task, its logs too. A task
-	// that still runs is killed.
+	// Remove removes everything of the task, including its logs. It kills a task that still
+	// runs.
 	Remove(ctx context.Context, ref Ref) error
-	// List returns all tasks of the node that the executor holds anything of.
+	// List returns all tasks of the node of which the executor holds anything.
 	List(ctx context.Context, nodeID string) ([]Listed, error)
 }
 
-// Updater is an executor that wants to know when a task's surroundings change
-// while its spec stays the same.
+// Updater is an executor that wants to know when a task's surroundings change while its
+// spec stays the same.
 type Updater interface {
 	Update(ctx context.Context, task *Task, handle Handle) (Handle, error)
 }
 
 // Signaler is an executor that can send a signal to a task's main process.
 type Signaler interface {
-	// Signal sends a signal, a name such as "SIGHUP" or a number. It does not wait for
-	// what the process does then.
+	// Signal sends a signal, by a name such as "SIGHUP" or a number. It does not wait for
+	// its effect.
 	Signal(ctx context.Context, ref Ref, signal string) error
 }
 
 // LogStreamer is an executor that keeps its tasks' output.
 type LogStreamer interface {
-	// Logs hands the lines to emit one by one, oldest first, and ends when
-	// there are no others, or, if it follows, when the task has ended. An error
-	// of emit ends it too.
+	// Logs passes the lines to emit one by one, oldest first. It ends when there are no
+	// more lines or, if it follows, when the task has ended. An error of emit ends it too.
 	Logs(ctx context.Context, ref Ref, options LogOptions, emit func(LogLine) error) error
 }
 
-// Statser is an executor that can say what a task uses.
+// Statser is an executor that can report what a task uses.
 type Statser interface {
 	Stats(ctx context.Context, ref Ref) (*Stats, error)
 }
@@ -126,13 +119,13 @@ type Execer interface {
 	Exec(ctx context.Context, ref Ref, command Command, stdio ExecIO) (exitCode int32, err error)
 }
 
-// Observer is an executor that reports what changes about a task while a call
-// for it is open: what Start waits for, and what the health check says.
+// Observer is an executor that reports changes of a task while a call for it is open: what
+// Start waits for, and the result of the health check.
 type Observer interface {
-	// Observe calls emit with the present condition of the task, and again after
-	// each change. It is called beside Start and beside Wait, and cancelled when
-	// they return. It returns when the task has ended, and when there is nothing
-	// to observe. An error of emit ends it too.
+	// Observe calls emit with the task's present condition, and again after each change. It
+	// is called beside Start and beside Wait, and cancelled when they return. It returns
+	// when the task has ended, and when there is nothing to observe. An error of emit ends
+	// it too.
 	Observe(ctx context.Context, ref Ref, emit func(Observation) error) error
 }
 
@@ -167,22 +160,22 @@ type NetworkProvider interface {
 	Namespace(ctx context.Context, ref Ref) (string, error)
 }
 
-// DefaultGracePeriod is how long a task has to end when neither Shutdown nor the
-// task's payload says.
+// DefaultGracePeriod is how long a task has to end if neither Shutdown nor the task's
+// payload sets it.
 const DefaultGracePeriod = 10 * time.Second
 
-// Ref names a task in the calls that follow its start.
+// Ref names a task in calls after its start.
 type Ref struct {
 	TaskID string
 	// Handle is what an earlier call returned. It may be empty or older.
 	Handle Handle
 }
 
-// Started tells of a task that runs.
+// Started describes a running task.
 type Started struct {
 	Handle Handle
 	Status *Status
-	// Ports are the host ports that the task really holds.
+	// Ports are the host ports that the task holds.
 	Ports []*Port
 }
 
@@ -196,28 +189,27 @@ const (
 	HealthUnhealthy = musterv1.Health_UNHEALTHY
 )
 
-// Observation is the condition of a task at one moment.
+// Observation is a task's condition at one moment.
 type Observation struct {
 	// Status is nil until the task is started.
 	Status *Status
-	// Message says what Start waits for, in a few words.
+	// Message names what Start waits for.
 	Message string
-	// Error says why Start takes longer than it should. It is empty if all is
-	// well.
+	// Error says why Start takes longer than it should. It is empty if nothing is wrong.
 	Error string
 }
 
-// Ended tells how a task ended.
+// Ended describes how a task ended.
 type Ended struct {
 	// Status holds the exit code: 0 is success, 128+n is signal n.
 	Status *Status
 	At     time.Time
-	// Error says why the task counts as failed whatever its exit code, if it
-	// does: "unhealthy".
+	// Error, if not empty, says why the task counts as failed whatever its exit code is,
+	// such as "unhealthy".
 	Error string
 }
 
-// State is how far a listed task has come.
+// State is the state of a listed task.
 type State = executorv1.ListedTask_State
 
 // The states of a listed task.
@@ -227,7 +219,7 @@ const (
 	Exited   = executorv1.ListedTask_ENDED
 )
 
-// Listed is one task that an executor holds something of.
+// Listed is a task of which an executor holds something.
 type Listed struct {
 	TaskID string
 	State  State
@@ -259,19 +251,19 @@ type LogLine struct {
 	Data []byte
 }
 
-// LogOptions say which lines are wanted.
+// LogOptions select lines.
 type LogOptions struct {
 	// Follow continues with lines as they are written.
 	Follow bool
-	// Tail is how many of the last lines are wanted; 0 means all.
+	// Tail is how many of the last lines to return; 0 means all.
 	Tail int
-	// Since is zero if the time does not matter.
+	// Since is the earliest time; zero means any.
 	Since time.Time
-	// Streams that are wanted; none means both.
+	// Streams are the streams to return; none means both.
 	Streams []Stream
 }
 
-// Wants says whether lines of a stream are asked for.
+// Wants reports whether lines of a stream were asked for.
 func (o LogOptions) Wants(stream Stream) bool {
 	for _, wanted := range o.Streams {
 		if wanted == stream {

@@ -13,11 +13,10 @@ import (
 	"github.com/musterhq/muster/plugins/sdk/wire"
 )
 
-// Serve serves an executor to the worker that started this process. It is all
-// that the main function of an executor does, and returns when the worker
-// wants the process to end; the process also ends when its worker dies. If the
-// executor is an io.Closer, it is closed in the end. Started by hand, the
-// process says what it is and ends with exit code 1.
+// Serve serves an executor to the worker that started this process. It is all that the main
+// function of an executor does. It returns when the worker wants the process to end; the
+// process also ends when its worker dies. An executor that is an io.Closer is closed at the
+// end. Started by hand, the process explains what it is and exits with code 1.
 func Serve(executor Executor) {
 	server := NewServer(executor)
 	process.Main(&process.Plugin{
@@ -30,8 +29,8 @@ func Serve(executor Executor) {
 	})
 }
 
-// StateDir is the directory in which an executor may keep what must outlive its
-// process. The worker names it; without a worker it is the given fallback.
+// StateDir returns the directory for what must outlive an executor's process. The worker
+// names it. Without a worker it is the given fallback.
 func StateDir(fallback string) string {
 	if dir := os.Getenv(wire.StateDirKey); dir != "" {
 		return dir
@@ -39,8 +38,8 @@ func StateDir(fallback string) string {
 	return fallback
 }
 
-// explanation tells a person who started an executor by hand what it is, whether
-// it could work here, and how it is meant to be started.
+// explanation tells a person who started an executor by hand what it is, whether it could
+// work here, and how to start it.
 func explanation(ctx context.Context, program string, server executorv1.ExecutorServiceServer) string {
 	intro := program + " is an executor of Muster: a plugin that runs tasks for a worker."
 	said, err := server.Describe(ctx, nil)

@@ -17,8 +17,8 @@ import (
 	"github.com/musterhq/muster/plugins/sdk/wire"
 )
 
-// NewServer makes an executor answer the contract. Serve does this by itself;
-// it is for those who serve the contract in their own process.
+// NewServer returns a server of the contract for an executor. Serve calls it. It is for
+// programs that serve the contract in their own process.
 func NewServer(executor Executor) executorv1.ExecutorServiceServer {
 	return &server{executor: executor}
 }
@@ -29,8 +29,8 @@ type server struct {
 	executor Executor
 }
 
-// Whether an error that says nothing of itself is temporary, by call: a task
-// that did not start may be given up, one that may be running may not.
+// Whether an unclassified error is temporary, by call. A task that did not start may be
+// given up, but one that may be running may not.
 const (
 	fatal     = false
 	temporary = true
@@ -82,7 +82,7 @@ func (s *server) Prepare(ctx context.Context, request *executorv1.PrepareRequest
 	return response, nil
 }
 
-// setNetwork tells the executor the network of a networked task.
+// setNetwork passes the network of a networked task to the executor.
 func (s *server) setNetwork(ctx context.Context, request *executorv1.StartRequest) error {
 	if !request.GetTask().GetNetworked() {
 		return nil
@@ -287,7 +287,7 @@ func implements[T any](executor Executor) bool {
 	return ok
 }
 
-// lacks is the answer to a call for an ability that the executor has not.
+// lacks returns the error of a call for an ability that the executor does not have.
 func lacks(capability string) error {
 	return status.Errorf(codes.Unimplemented, "this executor has no %s", capability)
 }
