@@ -320,16 +320,21 @@ func firstThatRuns(ctx context.Context, plugins []*plugin, kind string, unhealth
 
 // Describe asks all executors what they are, and starts those that do not run.
 func (h *Host) Describe(ctx context.Context) []*executor.Described {
-	plugins, err := h.refreshed(ctx, executorKind)
+	return describe(ctx, h, executorKind, (*plugin).described)
+}
+
+// describe asks all plugins of a kind what they are, and starts those that do not run.
+func describe[D any](ctx context.Context, h *Host, k *kind, described func(*plugin) D) []D {
+	plugins, err := h.refreshed(ctx, k)
 	if err != nil {
 		return nil
 	}
-	all := make([]*executor.Described, len(plugins))
+	all := make([]D, len(plugins))
 	var wg sync.WaitGroup
 	for i, p := range plugins {
 		wg.Go(func() {
 			p.ask(ctx)
-			all[i] = p.described()
+			all[i] = described(p)
 		})
 	}
 	wg.Wait()

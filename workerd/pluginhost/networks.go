@@ -3,7 +3,6 @@ package pluginhost
 import (
 	"context"
 	"fmt"
-	"sync"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/nodereport"
@@ -19,20 +18,7 @@ type networkSet struct{ host *Host }
 
 // Describe asks all network plugins what they are, and starts those that do not run.
 func (s *networkSet) Describe(ctx context.Context) []*network.Described {
-	plugins, err := s.host.refreshed(ctx, networkKind)
-	if err != nil {
-		return nil
-	}
-	all := make([]*network.Described, len(plugins))
-	var wg sync.WaitGroup
-	for i, p := range plugins {
-		wg.Go(func() {
-			p.ask(ctx)
-			all[i] = p.describedNetwork()
-		})
-	}
-	wg.Wait()
-	return all
+	return describe(ctx, s.host, networkKind, (*plugin).describedNetwork)
 }
 
 // Changes receives when a network plugin was found, has come up, or has ended.

@@ -217,16 +217,18 @@ func (k *Kernel) RemovePath(path string) error {
 }
 
 func (k *Kernel) clear(space *netns.Namespace) error {
-	h, err := space.Link()
-	if err != nil {
-		return err
-	}
-	links, err := dump(func() ([]netlink.Link, error) { return h.LinkList() })
+	return k.deleteLinks(space, func(l netlink.Link) bool { return l.Type() == "vxlan" || l.Type() == "veth" })
+}
+
+// deleteLinks deletes those links of a namespace that which selects. The kernel deletes the
+// other end of a pair too, so that one may be gone already.
+func (k *Kernel) deleteLinks(space *netns.Namespace, which func(netlink.Link) bool) error {
+	h, links, err := linksOf(space)
 	if err != nil {
 		return err
 	}
 	for _, l := range links {
-		if l.Type() != "vxlan" && l.Type() != "veth" {
+		if !which(l) {
 			continue
 		}
 		err := k.Do("delete link "+l.Attrs().Name, func() error { return h.LinkDel(l) })
@@ -235,4 +237,14 @@ func (k *Kernel) clear(space *netns.Namespace) error {
 		}
 	}
 	return nil
+}
+
+// linksOf returns the links of a namespace.
+func linksOf(space *netns.Namespace) (*netlink.Handle, []netlink.Link, error) {
+	h, err := space.Link()
+	if err != nil {
+		return nil, nil, err
+	}
+	links, err := dump(func() ([]netlink.Link, error) { return h.LinkList() })
+	return h, links, err
 }

@@ -207,29 +207,14 @@ func (k *Kernel) DetachTask(space *netns.Namespace, task string, networks []stri
 	for _, n := range networks {
 		names[TaskLink(task, n)] = true
 	}
-	h, err := space.Link()
-	if err != nil {
-		return err
-	}
-	links, err := dump(func() ([]netlink.Link, error) { return h.LinkList() })
-	if err != nil {
-		return err
-	}
-	for _, l := range links {
-		if l.Type() == "veth" && (l.Attrs().Alias == task || names[l.Attrs().Name]) {
-			return k.Do("delete link "+l.Attrs().Name, func() error { return h.LinkDel(l) })
-		}
-	}
-	return nil
+	return k.deleteLinks(space, func(l netlink.Link) bool {
+		return l.Type() == "veth" && (l.Attrs().Alias == task || names[l.Attrs().Name])
+	})
 }
 
 // Tasks returns the ids of the tasks that have an interface in a network's namespace.
 func Tasks(space *netns.Namespace) ([]string, error) {
-	h, err := space.Link()
-	if err != nil {
-		return nil, err
-	}
-	links, err := dump(func() ([]netlink.Link, error) { return h.LinkList() })
+	_, links, err := linksOf(space)
 	if err != nil {
 		return nil, err
 	}
@@ -245,22 +230,8 @@ func Tasks(space *netns.Namespace) ([]string, error) {
 // RemoveUnknown removes the interfaces in a network's namespace that are not among the
 // given ones. A crash may leave one without the name of its task.
 func (k *Kernel) RemoveUnknown(space *netns.Namespace, known map[string]bool) error {
-	h, err := space.Link()
-	if err != nil {
-		return err
-	}
-	links, err := dump(func() ([]netlink.Link, error) { return h.LinkList() })
-	if err != nil {
-		return err
-	}
-	for _, l := range links {
-		name := l.Attrs().Name
-		if l.Type() != "veth" || name == Uplink || known[name] || l.Attrs().Alias != "" {
-			continue
-		}
-		if err := k.Do("delete link "+name, func() error { return h.LinkDel(l) }); err != nil && !errors.Is(err, unix.ENODEV) {
-			return err
-		}
-	}
-	return nil
+	return k.deleteLinks(space, func(l netlink.Link) bool {
+		a := l.Attrs()
+		return l.Type() == "veth" && a.Name != Uplink && !known[a.Name] && a.Alias == ""
+	})
 }
