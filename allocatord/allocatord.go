@@ -7,7 +7,7 @@
 // published ports, subnets and network identifiers. The others are by network: blocks and
 // virtual addresses. So all replicas are active. A shard's fence makes sure that a replica
 // which was paused, and does not know yet that another one has the shard, commits nothing:
-// see fence.go.
+// see package fence.
 //
 // Blocks follow from assignments, which many clusters have in great numbers. So the store of
 // the networks' shards, which reads them, is opened when there is a network.
@@ -68,11 +68,11 @@ func New(env daemon.Env) (*Daemon, error) {
 	if d.store, err = d.open(env.Metrics, t.Clusters); err != nil {
 		return nil, err
 	}
-	d.pool = newRole(d.log, newFence(t, env.Member.Instance, func(tx *store.Tx, _ int) {
+	d.pool = newRole(d.log, newFences(t, env.Member.Instance, d.log, func(tx *store.Tx, _ int) {
 		readAll(tx, t.Endpoints.Get)
 		readAll(tx, t.NetworkStates.Get)
 	}))
-	d.networks = newRole(d.log, newFence(t, env.Member.Instance, func(tx *store.Tx, shard int) {
+	d.networks = newRole(d.log, newFences(t, env.Member.Instance, d.log, func(tx *store.Tx, shard int) {
 		readAll(tx, t.Endpoints.Get)
 		t.NetworkStates.Get(tx, keyIn(shard-1))
 		t.Blocks.Get(tx, keyIn(shard-1))

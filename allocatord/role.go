@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/musterhq/muster/internal/backoff"
+	"github.com/musterhq/muster/internal/fence"
 	"github.com/musterhq/muster/internal/store"
 )
 
@@ -20,19 +21,13 @@ const (
 	// A loop waits between firstPause and longestPause after a commit has failed.
 	firstPause   = 100 * time.Millisecond
 	longestPause = 5 * time.Second
-	// An allocator that holds a shard and was fenced off waits between half of
-	// refencePause and longestRefencePause before it acquires its fence again. If two
-	// allocators believe that they hold the shard, one of them learns within this time
-	// that it does not.
-	refencePause        = 500 * time.Millisecond
-	longestRefencePause = 4 * time.Second
 )
 
 // role is a loop that works on shards while this replica holds them.
 type role struct {
-	log   *zap.Logger
-	fence *fence
-	store *store.Store
+	log    *zap.Logger
+	fences *fence.Fences
+	store  *store.Store
 
 	mu sync.Mutex
 	// held are the shards to work on. Each has the number of its last gain.
@@ -47,8 +42,8 @@ type role struct {
 	reconciling chan struct{}
 }
 
-func newRole(log *zap.Logger, f *fence) *role {
-	return &role{log: log, fence: f, held: map[int]uint64{}, wake: func() {}, reconciling: make(chan struct{}, 1)}
+func newRole(log *zap.Logger, f *fence.Fences) *role {
+	return &role{log: log, fences: f, held: map[int]uint64{}, wake: func() {}, reconciling: make(chan struct{}, 1)}
 }
 
 // open sets the store, before anything else is called.
@@ -56,24 +51,10 @@ func (r *role) open(s *store.Store) { r.store = s }
 
 // hold lets the loop work on a shard until ctx ends.
 func (r *role) hold(ctx context.Context, shard int) error {
-	for refence := backoff.New(refencePause, longestRefencePause); ; {
-		if err := r.fence.acquire(ctx, r.store, shard); err != nil {
-			return err
-		}
-		r.set(shard, true)
-		r.fence.wait(ctx, r.store, shard)
+	return r.fences.Hold(ctx, r.store, shard, func() { r.set(shard, true) }, func() {
 		r.set(shard, false)
 		r.finishReconcile()
-		if ctx.Err() != nil {
-			return nil
-		}
-		// An allocator that was paused while it gained the shard, and has lost it
-		// since, may write its fence as late as it likes.
-		r.log.Warn("acquiring the fence again", zap.Int("shard", shard))
-		if refence.Wait(ctx) != nil {
-			return nil
-		}
-	}
+	})
 }
 
 // finishReconcile waits for the end of a reconciliation that began before, which may
@@ -123,7 +104,7 @@ func (r *role) run(ctx context.Context, reconcile func(ctx context.Context, held
 			retry.Reset()
 			r.wait(ctx, now, 0)
 		default:
-			if !errors.Is(err, errFenced) && !errors.Is(err, errStale) {
+			if !errors.Is(err, fence.ErrFenced) && !errors.Is(err, errStale) {
 				r.log.Warn("failed to write allocations", zap.Error(err))
 			}
 			r.wait(ctx, now, retry.Next())
@@ -161,7 +142,7 @@ func (r *role) commit(ctx context.Context, updates []update) []error {
 	fns := make([]func(*store.Tx) error, len(updates))
 	for i, u := range updates {
 		fns[i] = func(tx *store.Tx) error {
-			if err := r.fence.check(tx, u.shard); err != nil {
+			if err := r.fences.Check(tx, u.shard); err != nil {
 				return err
 			}
 			return u.fn(tx)
@@ -170,7 +151,7 @@ func (r *role) commit(ctx context.Context, updates []update) []error {
 	errs := r.store.UpdateAll(ctx, fns)
 	for i, err := range errs {
 		if errors.Is(err, store.ErrOutcomeUnknown) {
-			r.fence.invalidate(updates[i].shard)
+			r.fences.Invalidate(updates[i].shard)
 		}
 	}
 	return errs

@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/fence"
 	"github.com/musterhq/muster/internal/placement"
 	"github.com/musterhq/muster/internal/state"
 	"github.com/musterhq/muster/internal/store"
@@ -66,7 +67,7 @@ func (d *Daemon) finish(ctx context.Context, m *model, x part, err error, decide
 	if errors.Is(err, store.ErrOutcomeUnknown) {
 		// The tasks may have got their nodes, now or in a moment.
 		for _, c := range x.choices {
-			d.fence.invalidate(store.ShardOf(c.Service))
+			d.fences.Invalidate(store.ShardOf(c.Service))
 		}
 	}
 	if err == nil {
@@ -76,7 +77,7 @@ func (d *Daemon) finish(ctx context.Context, m *model, x part, err error, decide
 			d.record(c, x.node.ID, decided, now)
 		}
 		d.metrics.placed.Add(float64(len(done)))
-	} else if ctx.Err() == nil && !errors.Is(err, errFenced) && !errors.Is(err, errRefused) {
+	} else if ctx.Err() == nil && !errors.Is(err, fence.ErrFenced) && !errors.Is(err, errRefused) {
 		d.log.Warn("failed to commit assignments", zap.String("node", x.node.ID), zap.Error(err))
 	}
 	for _, c := range x.choices {
@@ -128,7 +129,7 @@ func (d *Daemon) commitNode(tx *store.Tx, m *model, x part, at int64) error {
 			}
 		}
 	}
-	*x.admitted = plan.Admit(target, usage, x.choices, func(service string) bool { return d.fence.check(tx, service) == nil })
+	*x.admitted = plan.Admit(target, usage, x.choices, func(service string) bool { return d.fences.Check(tx, store.ShardOf(service)) == nil })
 	for _, c := range *x.admitted {
 		key := state.NodeTaskKey(x.node.ID, c.Service, c.ID)
 		if _, exists := d.tables.Assignments.Get(tx, key); !exists {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
+	"github.com/musterhq/muster/internal/fence"
 	"github.com/musterhq/muster/internal/store"
 	"github.com/musterhq/muster/schedulerd/internal/plan"
 )
@@ -45,7 +46,7 @@ func (d *Daemon) writeExplanations(ctx context.Context, explained *plan.Explanat
 	var failed error
 	for _, service := range due {
 		err := d.store.Update(ctx, func(tx *store.Tx) error {
-			if err := d.fence.check(tx, service); err != nil {
+			if err := d.fences.Check(tx, store.ShardOf(service)); err != nil {
 				return err
 			}
 			for key, p := range explained.Changes(service, now, d.explanationsIn(tx)) {
@@ -58,7 +59,7 @@ func (d *Daemon) writeExplanations(ctx context.Context, explained *plan.Explanat
 			return nil
 		})
 		switch {
-		case errors.Is(err, errFenced):
+		case errors.Is(err, fence.ErrFenced):
 			explained.Drop(service)
 		case err != nil:
 			failed, next = err, retryAfter

@@ -84,7 +84,7 @@ func addressed(t *state.Tables, r store.Reader, key string) bool {
 func (d *Daemon) refuseTask(tx *store.Tx, m *model, key, network string) error {
 	node, service, _ := state.SplitKey(key)
 	a, ok := d.tables.Assignments.Get(tx, key)
-	if d.fence.check(tx, service) != nil || !ok || a.Value.Refused != "" || addressed(d.tables, tx, key) {
+	if d.fences.Check(tx, store.ShardOf(service)) != nil || !ok || a.Value.Refused != "" || addressed(d.tables, tx, key) {
 		return nil
 	}
 	record, _ := d.tables.Networks.Get(tx, network)

@@ -8,7 +8,7 @@
 // compare-and-set on a node's shard guards the node's resources and ports: two
 // schedulers that fill one node meet there, and the later one decides again on
 // what is now true. What guards that one task gets one node only is the shard's
-// fence; see fence.go.
+// fence; see package fence.
 package schedulerd
 
 import (
@@ -21,8 +21,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
-	"github.com/musterhq/muster/internal/backoff"
 	"github.com/musterhq/muster/internal/daemon"
+	"github.com/musterhq/muster/internal/fence"
 	"github.com/musterhq/muster/internal/shards"
 	"github.com/musterhq/muster/internal/state"
 	"github.com/musterhq/muster/internal/store"
@@ -42,7 +42,7 @@ type Daemon struct {
 	tables  *state.Tables
 	store   *store.Store
 	manager *shards.Manager
-	fence   *fence
+	fences  *fence.Fences
 	metrics metrics
 	tracer  *tracing.Tracer
 
@@ -71,7 +71,7 @@ func New(env daemon.Env) (*Daemon, error) {
 	if err != nil {
 		return nil, err
 	}
-	d.fence = &fence{tables: d.tables, store: d.store, holder: env.Member.Instance}
+	d.fences = newFences(d.tables, env.Member.Instance, d.log)
 	d.manager, err = shards.New(shards.Config{
 		KV: env.KV, Prefix: env.Prefix, Subsystem: Subsystem, Member: env.Member,
 		Session: env.Session, Logger: env.Logger, Registerer: env.Metrics,
@@ -105,34 +105,12 @@ func (d *Daemon) Run(ctx context.Context) error {
 	}.Run(ctx)
 }
 
-// A scheduler that holds a shard and was fenced off waits between half of refencePause
-// and lastRefencePause before it acquires its fence again. If two schedulers believe that
-// they hold the shard, one of them learns within this time that it does not.
-const (
-	refencePause     = 500 * time.Millisecond
-	lastRefencePause = 4 * time.Second
-)
-
 // hold is the role of one shard: it lets the loop schedule it until ctx ends.
 func (d *Daemon) hold(ctx context.Context, shard int) error {
-	for refence := backoff.New(refencePause, lastRefencePause); ; {
-		if err := d.fence.acquire(ctx, shard); err != nil {
-			return err
-		}
-		d.set(shard, true)
-		d.fence.wait(ctx, shard)
+	return d.fences.Hold(ctx, d.store, shard, func() { d.set(shard, true) }, func() {
 		d.set(shard, false)
 		d.finishReconcile()
-		if ctx.Err() != nil {
-			return nil
-		}
-		// A scheduler that was paused while it gained the shard, and has lost it
-		// since, may write its fence as late as it likes.
-		d.log.Warn("acquiring the fence again", zap.Int("shard", shard))
-		if refence.Wait(ctx) != nil {
-			return nil
-		}
-	}
+	})
 }
 
 // finishReconcile waits for the end of a reconciliation that began before, which may
