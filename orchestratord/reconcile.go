@@ -13,7 +13,7 @@ import (
 	"github.com/musterhq/muster/orchestratord/internal/plan"
 )
 
-// quickDecision is how long a decision may take after which a service need not rest.
+// quickDecision is the longest duration of a decision that delays no later one.
 const quickDecision = 200 * time.Microsecond
 
 // reconcile decides what to do for a service, and has it carried out.
@@ -34,7 +34,7 @@ func (l *loop) reconcile(s *service) {
 		return
 	}
 	if err != nil {
-		// A change of the service leads to another look.
+		// A change of the service leads to another decision.
 		l.log.Info("service is left alone", zap.String("service", s.id), zap.Error(err))
 		return
 	}
@@ -69,8 +69,8 @@ func (l *loop) reconcile(s *service) {
 	})
 }
 
-// pause sets when the service may be looked at again, or all of its slots, after a
-// decision that took long.
+// pause delays the next decision about the service, or about all of its slots, after a
+// decision that took long. Decisions then take at most share of the time.
 func (s *service) pause(whole bool, began time.Time, took time.Duration, share float64) {
 	if took <= quickDecision {
 		return
@@ -106,14 +106,14 @@ func (l *loop) read(s *service) (*commit, *plan.Input) {
 		w.Rollout, c.rollout = e.Value, e.Version
 	}
 	if w.Service != nil {
-		// If they cannot be read, nothing is decided.
+		// Decide fails if the constraints cannot be parsed.
 		follows := state.EffectiveSpec(w.Service, w.Rollout).Digest
 		c.constraints, _ = placement.ParseConstraints(w.Spec(follows).GetPlacement().GetConstraints())
 	}
 	return c, w
 }
 
-// report tells what was done.
+// report logs and counts a plan that was committed.
 func (l *loop) report(service string, p plan.Plan) {
 	counts := map[plan.Reason]int{}
 	for _, s := range p.Slots {

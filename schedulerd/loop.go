@@ -14,9 +14,8 @@ import (
 	"github.com/musterhq/muster/schedulerd/internal/plan"
 )
 
-// retryAfter is after what time to reconcile again when a commit has failed, and
-// mostRetryAfter the most after many in a row. Any change of the store is reconciled
-// at once nevertheless.
+// After a failed commit the loop reconciles again after retryAfter, and after many in a row
+// after at most mostRetryAfter. A change of the store ends the wait.
 const (
 	retryAfter     = 50 * time.Millisecond
 	mostRetryAfter = 5 * time.Second
@@ -43,9 +42,9 @@ func (d *Daemon) loop(ctx context.Context) error {
 	return nil
 }
 
-// reconcile brings the model up to date, decides where waiting tasks go, commits it,
-// and returns after what time to reconcile again although nothing changes (0 means
-// not at all), and whether that is because something could not be written.
+// reconcile brings the model up to date, decides where waiting tasks go, and commits that.
+// It returns when to reconcile again even if nothing changes (0 means never), and whether
+// something could not be written.
 func (d *Daemon) reconcile(ctx context.Context, m *model, explained *plan.Explanations) (again time.Duration, failed bool) {
 	d.reconciling <- struct{}{}
 	defer func() { <-d.reconciling }()

@@ -24,10 +24,10 @@ import (
 	"github.com/musterhq/muster/internal/store"
 )
 
-// maxNamed bounds how many of those are named that a rotation waits for.
+// maxNamed bounds how many daemons and nodes a rotation names that it waits for.
 const maxNamed = 100
 
-// rotationError tells a caller what a rotation is refused for.
+// rotationError returns the error for a caller whose rotation was refused.
 func rotationError(err error) error {
 	switch {
 	case errors.Is(err, ca.ErrRotating):
@@ -90,12 +90,12 @@ func (c *Control) authorityMessage(ctx context.Context, own *ca.Authority) (*mus
 	return m, nil
 }
 
-// behind names those who are yet to show a certificate of the new root: instances
-// of manager daemons, which are asked, and nodes, whose workers show it when they
-// call Check. Why says what is waited for besides, or cannot be known.
+// behind returns the manager daemons and nodes that have not shown a certificate of the new
+// root yet. It asks the daemons; workers show theirs when they call Check. Why names another
+// reason to wait, or why the answer is not known.
 func (a *Authority) behind(ctx context.Context, roots *ca.Roots, now time.Time) (waiting []string, why string) {
 	if left := time.UnixMilli(roots.Rotation.StartedAt).Add(a.opt.RotationLeast).Sub(now); left > 0 {
-		why = fmt.Sprintf("the old root is trusted for %v more, for those who happen to be off", left.Round(time.Second))
+		why = fmt.Sprintf("the old root is trusted for %v more, for daemons and workers that are off", left.Round(time.Second))
 	}
 	found := a.opt.Looker.Look(ctx)
 	if found.Store.Err != nil {
@@ -129,7 +129,7 @@ func (a *Authority) EndRotation(ctx context.Context) {
 	if err != nil || !roots.Rotating() {
 		return
 	}
-	// What others have written shows in the snapshot from here on.
+	// From here on the snapshot contains what others have written.
 	if err := a.backend.Sync(ctx, a.backend.Tables.Nodes); err != nil {
 		return
 	}
@@ -143,8 +143,7 @@ func (a *Authority) EndRotation(ctx context.Context) {
 	}
 }
 
-// Check tells what the authority is by now, and notes under which root a worker
-// has shown itself.
+// Check returns the authority's roots, and records the root of a worker's certificate.
 func (a *Service) Check(ctx context.Context, _ *cav1.CheckRequest) (*cav1.CheckResponse, error) {
 	own, err := a.prepared(ctx)
 	if err != nil {
@@ -165,11 +164,11 @@ func (a *Service) Check(ctx context.Context, _ *cav1.CheckRequest) (*cav1.CheckR
 			}
 		}
 	}
-	// Rounded up: never at once.
+	// Rounded up, because 0 would mean at once.
 	return &cav1.CheckResponse{Authorities: roots.PEM, AgainSeconds: int64((own.CheckInterval() + time.Second - 1) / time.Second)}, nil
 }
 
-// noteRoot writes down under which root a node's worker has shown itself.
+// noteRoot records the root of the certificate of a node's worker.
 func (a *Service) noteRoot(ctx context.Context, node string, root []byte) error {
 	if e, ok := a.backend.Tables.Nodes.Get(a.backend.Snapshot(), node); !ok || bytes.Equal(e.Value.CertificateRoot, root) {
 		return nil

@@ -98,10 +98,10 @@ func (s *Sweeper) Run(ctx context.Context) error {
 	}
 }
 
-// sweepSpecs removes specs that have been unused for the grace time. That no
-// task refers to a spec is seen in memory: no task is made of a spec that its
-// service has left, so this can only become true. That no service refers to it
-// is checked by the transaction that removes it.
+// sweepSpecs removes specs that have been unused for the grace time. It checks in memory
+// that no task refers to a spec. That cannot become wrong again, because no task is created
+// from a spec that its service no longer has. The transaction that removes the spec checks
+// that no service refers to it.
 func (s *Sweeper) sweepSpecs(ctx context.Context, waiting unused, now time.Time) {
 	// The snapshot is older than the view that says what is used.
 	specs := s.Snapshot()
@@ -173,7 +173,7 @@ func (s *Sweeper) referredTo(tx *store.Tx, key string) bool {
 func (s *Sweeper) sweepNodes(ctx context.Context, now time.Time) {
 	var due []string
 	for e := range s.Tables.Nodes.Scan(s.Snapshot(), "") {
-		// Its certificate must not outlive the memory that it was removed.
+		// While its certificate is valid, the record keeps it from being used.
 		if e.Value.Removed && now.UnixMilli()-e.Value.UpdatedAt >= s.opt.TombstoneGrace.Milliseconds() && now.UnixMilli() > e.Value.CertificateEnds {
 			due = append(due, e.Key)
 		}

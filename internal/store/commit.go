@@ -100,8 +100,9 @@ func (c *committer) waitForCallers(ctx context.Context) {
 	}
 }
 
-// commit commits a batch of as many updates as fit into one transaction. Updates
-// without a result return to the backlog.
+// commit commits a batch of as many updates as fit into one transaction. If the batch is
+// too large it tries half as many updates, and a single one without merging its pages.
+// Updates without a result return to the backlog.
 func (c *committer) commit(ctx context.Context) {
 	limit := math.MaxInt
 	merge := true

@@ -112,8 +112,8 @@ type Tracker struct {
 	due   deadlines
 	// changed holds the nodes whose records must be compared.
 	changed map[string]struct{}
-	// resumed is the resumption of this process after which the timeouts were
-	// restarted last.
+	// resumed is when this process last resumed after a pause that restarted the
+	// timeouts.
 	resumed time.Time
 	closed  bool
 }
@@ -244,8 +244,8 @@ func (t *Tracker) AssignmentsChanged(id string, keys []string) {
 		giveUp = statuses.NodeRemoved
 	}
 	t.mu.Unlock()
-	// A worker that is away for a moment is told after its return. The statuses of
-	// what it missed are settled then, or when the node is down.
+	// A worker that is away for a moment gets the changes when it returns. The statuses
+	// of tasks whose changes it missed are settled then, or when the node is down.
 	if (s == nil || !s.AssignmentsChanged(keys)) && gone {
 		t.statuses.Settle(keys, giveUp)
 	}
@@ -293,8 +293,8 @@ func (t *Tracker) sessions() []Session {
 	return all
 }
 
-// silences appends how long each node that was alive a moment ago has been silent,
-// in heartbeat periods. Pauses of this process do not count.
+// silences appends the silence of each node that has a session, or had one a moment ago, in
+// heartbeat periods. Pauses of this process do not count.
 func (t *Tracker) silences(to []float64, now time.Time) []float64 {
 	runningSince := t.cfg.Pauses.runningSince(now)
 	t.mu.Lock()

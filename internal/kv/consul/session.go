@@ -97,10 +97,9 @@ func (s *KV) open(ctx context.Context, cfg kv.SessionConfig, host string) (*sess
 	return x, nil
 }
 
-// create opens the session. The agent registers new checks with the servers with some
-// delay. Until then, the servers answer 500 to a session with these checks. So create
-// retries for a while if there are checks.
-func (s *KV) create(ctx context.Context, entry *api.SessionEntry, patient bool) (string, error) {
+// create opens the session. If it has new checks it retries for a while: the agent
+// registers them with the servers with some delay, and until then the servers answer 500.
+func (s *KV) create(ctx context.Context, entry *api.SessionEntry, newChecks bool) (string, error) {
 	deadline := time.Now().Add(registerTimeout)
 	for {
 		call, cancel := context.WithTimeout(ctx, callTimeout)
@@ -110,7 +109,7 @@ func (s *KV) create(ctx context.Context, entry *api.SessionEntry, patient bool) 
 			return id, nil
 		}
 		err = classify(ctx, err)
-		if !patient || !errors.Is(err, kv.ErrUnavailable) || time.Now().After(deadline) {
+		if !newChecks || !errors.Is(err, kv.ErrUnavailable) || time.Now().After(deadline) {
 			return "", err
 		}
 		if ended := backoff.Sleep(ctx, registerPause); ended != nil {
@@ -119,9 +118,9 @@ func (s *KV) create(ctx context.Context, entry *api.SessionEntry, patient bool) 
 	}
 }
 
-// renew keeps the session alive. If it cannot renew the session for its TTL, the session
-// counts as lost, because Consul may end it. The session may also continue to exist and
-// to hold locks. So renew destroys it as soon as Consul can be reached.
+// renew keeps the session alive. A session that could not be renewed for its TTL counts as
+// lost, because Consul may have ended it. If Consul has not, it still holds locks, so renew
+// destroys it as soon as Consul can be reached.
 func (x *session) renew(ctx context.Context, ttl time.Duration) {
 	ticker := time.NewTicker(ttl / 3)
 	defer ticker.Stop()

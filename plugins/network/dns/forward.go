@@ -87,8 +87,8 @@ func newForwarder(cfg Config, most int) *forwarder {
 	return &forwarder{self: cfg.Self, file: cfg.ResolvConf, dial: cfg.Dial, slots: make(chan struct{}, most), cache: newCache()}
 }
 
-// reserve takes a place for a query of a client, and returns what gives it back. The first
-// places are the client's own: clients that take all that is shared keep no other from them.
+// reserve takes a slot for a client's query, and returns what releases it. Each client has
+// some slots of its own, so that others cannot take all of them; the rest are shared.
 func (f *forwarder) reserve(c *client) (release func(), err error) {
 	select {
 	case c.reserved <- struct{}{}:
@@ -112,7 +112,7 @@ func (f *forwarder) reserve(c *client) (release func(), err error) {
 // ask returns what the resolvers answer. The message is shared: it must not be changed.
 func (f *forwarder) ask(key question) (*mdns.Msg, error) {
 	got, err, _ := f.flights.Do(fmt.Sprint(key), func() (any, error) {
-		// The one that asks first may leave, the others want the answer still.
+		// The context of the first client must not end the query of the others.
 		ctx, cancel := context.WithTimeout(context.Background(), forwardTime)
 		defer cancel()
 		got, err := f.askAll(ctx, key)
@@ -127,8 +127,8 @@ func (f *forwarder) ask(key question) (*mdns.Msg, error) {
 	return got.(*mdns.Msg), nil
 }
 
-// askAll asks one resolver after the other until one answers. If all say that they
-// cannot, the last of them is believed.
+// askAll asks one resolver after the other until one answers the question. If all of them
+// answer with an error it returns the last answer.
 func (f *forwarder) askAll(ctx context.Context, key question) (*mdns.Msg, error) {
 	resolvers, first, err := f.read()
 	if err != nil {
@@ -163,7 +163,7 @@ func (f *forwarder) askOne(ctx context.Context, resolver string, key question) (
 	defer cancel()
 	got, err := f.exchange(ctx, "udp", resolver, key)
 	if err == nil && got.Truncated {
-		// What fitted is better than nothing.
+		// If TCP fails, the truncated answer is better than none.
 		if whole, err := f.exchange(ctx, "tcp", resolver, key); err == nil {
 			return whole, nil
 		}
@@ -235,7 +235,7 @@ func (f *forwarder) reload() error {
 	var resolvers []string
 	for _, server := range config.Servers {
 		address, err := netip.ParseAddr(strings.TrimSpace(server))
-		// The server itself would be asked forever.
+		// Forwarding to this server itself would never end.
 		if err != nil || address.WithZone("") == f.self || len(resolvers) == maxResolvers {
 			continue
 		}

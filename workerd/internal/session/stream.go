@@ -39,7 +39,7 @@ type stream struct {
 	// period is the heartbeat period, and periods holds a new one for the writer.
 	period  time.Duration
 	periods chan time.Duration
-	// told is the description that the dispatcher has.
+	// told is the description that was sent last.
 	told *musterv1.NodeDescription
 	// monitor watches whether the dispatcher answers heartbeats.
 	monitor heartbeatMonitor
@@ -53,8 +53,8 @@ type stream struct {
 	readers       sync.WaitGroup
 }
 
-// session runs one session with a dispatcher. It says whether the dispatcher
-// sent Welcome, and why the session ended; if ctx ended, that is nil.
+// session runs one session with a dispatcher. It reports whether the dispatcher sent
+// Welcome, and returns why the session ended. The end of ctx is not an error.
 func (c *Client) session(ctx context.Context, address string) (welcomed bool, err error) {
 	conn, err := c.cfg.Dial(address)
 	if err != nil {
@@ -118,7 +118,7 @@ func (c *Client) session(ctx context.Context, address string) (welcomed bool, er
 	return true, s.readErr
 }
 
-// open says hello and waits for the welcome.
+// open sends Hello and waits for Welcome.
 func (s *stream) open(ctx, inner context.Context, cancel context.CancelCauseFunc, conn *grpc.ClientConn) (*dispatcherv1.Welcome, error) {
 	stop := context.AfterFunc(ctx, func() { cancel(ctx.Err()) })
 	defer stop()
@@ -171,13 +171,13 @@ func firstHeartbeat(period time.Duration) time.Duration { return rand.N(period) 
 // It is never longer: a dispatcher takes a worker for dead after three periods.
 func nextHeartbeat(period time.Duration) time.Duration { return period - rand.N(period/10+1) }
 
-// redirected takes in a redirect, and makes it the end of the session.
+// redirected returns the error that ends the session because of a redirect.
 func (s *stream) redirected(r *dispatcherv1.Redirect) error {
 	s.c.where.learn(r.GetDispatchers())
 	return &redirect{r.GetAddress()}
 }
 
-// read takes in what the dispatcher says until the stream ends.
+// read handles the dispatcher's messages until the stream ends.
 func (s *stream) read(inner context.Context) error {
 	for {
 		s.monitor.reading()
@@ -217,9 +217,8 @@ func (s *stream) read(inner context.Context) error {
 	}
 }
 
-// write says what there is to say until the stream or ctx ends. Nothing else
-// sends. It returns what it found wrong itself; where the stream has ended, the
-// reader knows why.
+// write sends all messages until the stream or ctx ends. Nothing else sends. Its error says
+// that the dispatcher did not answer, or that a send failed; then the reader knows why.
 func (s *stream) write(ctx, inner context.Context, cancel context.CancelCauseFunc) error {
 	// If ctx ends while a send does not get through, there is no goodbye.
 	stuck := context.AfterFunc(ctx, func() {
@@ -285,8 +284,8 @@ func (s *stream) write(ctx, inner context.Context, cancel context.CancelCauseFun
 	}
 }
 
-// leave ends the session in order: the worker is about to be restarted, its
-// tasks run on.
+// leave ends the session in order: the worker is about to be restarted, and its tasks keep
+// running.
 func (s *stream) leave(inner context.Context, cancel context.CancelCauseFunc) {
 	timer := time.AfterFunc(goodbyeTimeout, func() { cancel(nil) })
 	defer timer.Stop()

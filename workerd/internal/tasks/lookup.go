@@ -12,8 +12,8 @@ import (
 	"github.com/musterhq/muster/workerd/internal/lifecycle"
 )
 
-// lookUp finds out what became of a task of which the managers know a later state
-// than this worker, whose own state was lost.
+// lookUp finds out what happened to a task if the managers know a later state of it than
+// this worker, because the worker's own state was lost.
 func (c *call) lookUp() (func(t *task), error) {
 	e, err := c.t.executor(c.ctx, c.known.executor)
 	if err != nil {
@@ -23,11 +23,13 @@ func (c *call) lookUp() (func(t *task), error) {
 	if err != nil {
 		return nil, fmt.Errorf("list tasks: %w", err)
 	}
+	// A running task whose addresses are unknown is lost, and one that no executor knows
+	// is gone.
 	lost := found && listed.State == executor.StateRunning && c.networked && c.known.place == nil
 	gone := !found && c.known.status.State >= musterv1.TaskState_STARTING
 	if lost || gone && c.hasGroup() {
-		// Its addresses may be given to others, and no container of a group runs without
-		// the main one.
+		// A lost task must end, because its addresses may be given to others. So must the
+		// other containers of a group whose main one is gone.
 		_, err := within(c.ctx, quickCall, func(ctx context.Context) (*musterv1.RuntimeStatus, error) {
 			return c.grouped(e).Executor.Terminate(ctx, executor.Ref{TaskID: c.t.id, Handle: listed.Handle})
 		})

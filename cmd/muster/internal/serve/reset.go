@@ -52,7 +52,7 @@ stopped first. Afterwards the data directory can be deleted, and the node be rem
 			}
 			cfg := f.cfg
 			cfg.Plugins = f.plugins()
-			// It speaks to none.
+			// The settings need one, and the command connects to none.
 			cfg.Dispatchers = []string{"127.0.0.1:0"}
 			if err := workerd.CheckNodeID(node); err != nil {
 				return &cli.UsageError{Err: fmt.Errorf("--node-id: %w", err)}
