@@ -11,7 +11,7 @@ import (
 	authv1 "github.com/musterhq/muster/api/muster/auth/v1"
 )
 
-// initTimeout bounds the making of a cluster's authority.
+// initTimeout bounds the creation of a cluster's authority.
 const initTimeout = 2 * time.Minute
 
 // closed reports whether the cluster has access control.
@@ -25,10 +25,10 @@ func (c *Cluster) Secret(name string) string { return filepath.Join(c.cfg.Dir, "
 // and certificate.
 func (c *Cluster) IdentityDir(name string) string { return filepath.Join(c.cfg.Dir, name) }
 
-// clusterKey is the key that the cluster's authority is sealed with.
+// clusterKey is the key that seals the cluster's authority.
 func (c *Cluster) clusterKey() string { return c.Secret("cluster.key") }
 
-// initialize makes the cluster's authority, as its administrator does.
+// initialize creates the cluster's authority, as its administrator does.
 func (c *Cluster) initialize(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, initTimeout)
 	defer cancel()
@@ -44,12 +44,11 @@ func (c *Cluster) initialize(ctx context.Context) error {
 	return nil
 }
 
-// identityArgs are the flags by which a manager, or a worker, comes by its
-// certificate.
+// identityArgs are the flags with which a manager, or a worker, gets its certificate.
 func (c *Cluster) identityArgs(role authv1.Role, name string) []string {
 	switch {
 	case !c.cfg.closed():
-		// In a network of its own a replica listens beyond loopback.
+		// In a network of its own, a replica does not listen on loopback addresses.
 		return []string{"--insecure-listen"}
 	case role == authv1.Role_APID:
 		return []string{"--cluster-key-file", c.clusterKey(), "--certificate-lifetime", c.cfg.CertificateLifetime.String()}

@@ -1,6 +1,6 @@
-// Package cluster runs a Muster cluster as a user does, for tests and
-// measurements: every daemon is a process of its own, started from the one
-// binary, over a real Consul; or all managers are one muster dev.
+// Package cluster runs a Muster cluster as a user does, for tests and measurements. Every
+// daemon is a process of its own with a real Consul, or all managers are one muster dev.
+// All are started from the one binary.
 package cluster
 
 import (
@@ -21,14 +21,14 @@ import (
 	"github.com/musterhq/muster/test/kit/process"
 )
 
-// managers are the manager daemons, in the order in which they are started.
+// managers are the manager daemons, in the order in which they start.
 var managers = [...]string{"orchestratord", "allocatord", "schedulerd", "dispatcherd", "apid"}
 
 // Managers returns the names of the manager daemons.
 func Managers() []string { return managers[:] }
 
-// Replica returns the name of a replica of a daemon, which count from 1: the first
-// has the daemon's own name, the others have their number behind it.
+// Replica returns the name of a replica of a daemon. They count from 1: the first has the
+// daemon's own name, and the others have their number appended.
 func Replica(name string, number int) string {
 	if number == 1 {
 		return name
@@ -36,10 +36,10 @@ func Replica(name string, number int) string {
 	return name + "-" + strconv.Itoa(number)
 }
 
-// Cluster is a cluster that runs. Its methods may be called concurrently.
+// Cluster is a running cluster. Its methods may be called concurrently.
 type Cluster struct {
-	// API and REST are addresses of apid, Dispatcher is one of dispatcherd; of the
-	// first replicas, if there are several.
+	// API and REST are addresses of apid, and Dispatcher is one of dispatcherd. If there
+	// are several replicas, they are those of the first.
 	API, REST, Dispatcher string
 	// Consul is nil for a cluster on the embedded store, and the first of Servers
 	// otherwise.
@@ -47,9 +47,9 @@ type Cluster struct {
 	Servers *consultest.Cluster
 
 	cfg Config
-	// addresses holds each manager's listener, so that a restart gets the same;
-	// that for its operations is under "ops/" and its name, that for REST under
-	// "rest/".
+	// addresses holds the address of each manager, so that it stays the same after a
+	// restart. The address for operations is under "ops/" and the manager's name, and that
+	// for REST under "rest/".
 	addresses map[string]string
 
 	mu        sync.Mutex
@@ -58,42 +58,40 @@ type Cluster struct {
 
 // Config says what to start.
 type Config struct {
-	// Binary is muster's.
+	// Binary is the muster program.
 	Binary string
-	// Dir keeps logs and data.
+	// Dir holds logs and data.
 	Dir string
 	// Embedded runs all managers in one muster dev, kept in memory.
 	Embedded bool
-	// OnDisk keeps the embedded store in a file: StorePath.
+	// OnDisk stores the embedded store in the file StorePath.
 	OnDisk bool
-	// Workers is how many workers muster dev runs within itself.
+	// Workers is the number of workers within muster dev.
 	Workers int
-	// Replicas is how many there are of each manager. Default: 1.
+	// Replicas is the number of replicas of each manager. Default: 1.
 	Replicas int
-	// ConsulServers is how many servers Consul has. Default: 1.
+	// ConsulServers is the number of Consul servers. Default: 1.
 	ConsulServers int
 	// ConsulSettings are more of its servers' configuration, in HCL.
 	ConsulSettings []string
-	// Prepare, if given, is called when Consul answers, before there are managers.
+	// Prepare, if given, is called when Consul answers, before any manager starts.
 	Prepare func(context.Context, *consultest.Cluster) error
-	// Net, if given, puts the managers' replicas and Consul's servers on its
-	// hosts, each replica and each server on another one.
+	// Net, if given, runs the managers' replicas and Consul's servers on its hosts, each on
+	// another one.
 	Net *network.Net
 	// WorkerHosts are the hosts of workers, by their names.
 	WorkerHosts map[string]*network.Host
-	// Env is added to the environment of processes, by their names.
+	// Env is added to the environment of processes, by name.
 	Env map[string][]string
-	// CertificateLifetime, if given, closes the cluster to strangers: it has an
-	// authority of its own, whose certificates last for so long, and every daemon joins
-	// with a token. It takes a Consul, on this machine's own network.
+	// CertificateLifetime, if given, turns access control on: the cluster has its own
+	// authority with certificates of this lifetime, and every daemon joins with a token. It
+	// needs a Consul, on this machine's own network.
 	CertificateLifetime time.Duration
-	// Args are further flags of the managers, by the daemons' names; "dev" and
-	// "init" are such.
+	// Args are more flags, by the daemons' names. "dev" and "init" are allowed too.
 	Args map[string][]string
 }
 
-// StorePath is where a cluster in a directory keeps its embedded store, if on
-// disk.
+// StorePath returns the file of the embedded store of a cluster in a directory.
 func StorePath(dir string) string { return filepath.Join(dir, "dev", "store.db") }
 
 // Start starts the managers of a cluster and waits until they answer. The
@@ -138,8 +136,7 @@ func (c *Cluster) startManagers(ctx context.Context) error {
 	return c.runManagers(ctx)
 }
 
-// StartAgain starts the managers, and Consul, after all processes of the cluster
-// were killed.
+// StartAgain starts the managers and Consul after all processes of the cluster were killed.
 func (c *Cluster) StartAgain(ctx context.Context) error {
 	c.mu.Lock()
 	clear(c.processes)
@@ -193,13 +190,12 @@ func (c *Cluster) Replicas(name string) []string {
 	return names
 }
 
-// StartManager starts a replica of a manager daemon, again after it was killed,
-// for example.
+// StartManager starts a replica of a manager daemon. It may have been killed before.
 func (c *Cluster) StartManager(name string) error {
 	return c.StartManagerFrom(c.cfg.Binary, name)
 }
 
-// StartManagerFrom is the same with another binary of muster's.
+// StartManagerFrom is StartManager with another muster program.
 func (c *Cluster) StartManagerFrom(binary, name string) error {
 	daemon, number := c.replica(name)
 	args := []string{daemon, "--listen", c.addresses[name], "--ops-listen", c.Ops(name), "--consul-address", c.Servers.Addresses(number - 1)}
@@ -211,7 +207,7 @@ func (c *Cluster) StartManagerFrom(binary, name string) error {
 	return err
 }
 
-// replica tells which replica of which daemon has a name.
+// replica returns the daemon and the number of a replica's name.
 func (c *Cluster) replica(name string) (daemon string, number int) {
 	for _, daemon := range managers {
 		for number := 1; number <= c.cfg.Replicas; number++ {
@@ -233,13 +229,13 @@ func (c *Cluster) Address(name string) string { return c.addresses[name] }
 // RESTAddress returns the address of a replica of apid's REST server.
 func (c *Cluster) RESTAddress(name string) string { return c.addresses["rest/"+name] }
 
-// StartWorker starts a worker, again after it was stopped, for example: its
-// name is its data directory's too. Extra are further flags.
+// StartWorker starts a worker. It may have been stopped before. Its name is also that of
+// its data directory. Extra are more flags.
 func (c *Cluster) StartWorker(name string, extra ...string) (*process.Process, error) {
 	return c.StartWorkerFrom(c.cfg.Binary, name, extra...)
 }
 
-// StartWorkerFrom is the same with another binary of muster's.
+// StartWorkerFrom is StartWorker with another muster program.
 func (c *Cluster) StartWorkerFrom(binary, name string, extra ...string) (*process.Process, error) {
 	dispatchers := []string{c.Dispatcher}
 	for _, replica := range c.Replicas("dispatcherd")[1:] {

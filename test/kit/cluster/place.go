@@ -9,14 +9,14 @@ import (
 	"github.com/musterhq/muster/test/kit/network"
 )
 
-// firstPort is that of the first manager on a host of its own; Consul's servers
-// have those from firstConsulPort on.
+// firstPort is the port of the first manager on a host of its own. Consul's servers start
+// at firstConsulPort.
 const (
 	firstPort       = 7700
 	firstConsulPort = 8500
 )
 
-// host returns the host of what has a number, from 0 on: nil for this machine.
+// host returns the host with a number, counted from 0. Nil means this machine.
 func (cfg *Config) host(number int) *network.Host {
 	if cfg.Net == nil {
 		return nil
@@ -66,7 +66,7 @@ func (cfg *Config) addresses() (map[string]string, error) {
 			chosen[name] = net.JoinHostPort(cfg.host(number).Address, strconv.Itoa(firstPort+i))
 		}
 	}
-	// All at once, so that each gets another one.
+	// All at once, so that no address is chosen twice.
 	free = append(free, "ops/dev")
 	found, err := network.FreeAddresses(network.Loopback(), len(free))
 	if err != nil {

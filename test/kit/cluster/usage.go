@@ -12,12 +12,12 @@ import (
 // clockTick is the unit of CPU times in /proc on Linux (USER_HZ, proc(5)).
 const clockTick = 10 * time.Millisecond
 
-// Usage is what a process has used so far.
+// Usage is what a process has used since its start.
 type Usage struct {
 	CPU time.Duration
-	// PeakMemory is the greatest resident set, in bytes.
+	// PeakMemory is the largest resident set, in bytes.
 	PeakMemory int64
-	// Transferred is how many bytes it has read and written: files and connections.
+	// Transferred is the number of bytes read and written: files and connections.
 	Transferred int64
 }
 
@@ -28,8 +28,8 @@ func UsageOf(pid int) (Usage, error) {
 	if err != nil {
 		return u, fmt.Errorf("usage of process %d: %w", pid, err)
 	}
-	// The command's name, in parentheses, may hold anything; fields count from
-	// after it, utime and stime being the 12th and 13th there.
+	// The command's name in parentheses may contain anything. In the fields after it, utime
+	// and stime are the 12th and 13th.
 	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
 	if len(fields) < 13 {
 		return u, fmt.Errorf("usage of process %d: /proc/%d/stat is cut short", pid, pid)
@@ -72,8 +72,8 @@ func UsageOf(pid int) (Usage, error) {
 	return u, nil
 }
 
-// Usage returns what each of the cluster's processes has used, Consul's servers
-// among them as one.
+// Usage returns what each of the cluster's processes has used. Consul's servers count as
+// one.
 func (c *Cluster) Usage() (map[string]Usage, error) {
 	all := map[string]Usage{}
 	for name, p := range c.Processes() {

@@ -15,8 +15,8 @@ import (
 // startTimeout bounds the time until a server has a leader.
 const startTimeout = 2 * time.Minute
 
-// waitForLeader waits until the server's cluster has a leader, and the server is
-// in its catalog, which sessions need.
+// waitForLeader waits until the server's cluster has a leader and the server is in its
+// catalog, which sessions need.
 func (s *Server) waitForLeader() error {
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 	defer cancel()
@@ -36,7 +36,7 @@ func (s *Server) waitForLeader() error {
 	}
 }
 
-// known reports whether the server has a leader that knows it to be alive.
+// known reports whether the server has a leader that considers it alive.
 func (s *Server) known(ctx context.Context) bool {
 	var checks []struct{ CheckID, Status string }
 	if s.get(ctx, "/v1/health/node/"+s.Node, &checks) != nil {
@@ -50,7 +50,7 @@ func (s *Server) known(ctx context.Context) bool {
 	return false
 }
 
-// leads reports whether the server says of itself that it leads.
+// leads reports whether the server says that it is the leader.
 func (s *Server) leads(ctx context.Context) (bool, error) {
 	var self struct {
 		Stats struct {
@@ -65,7 +65,7 @@ func (s *Server) leads(ctx context.Context) (bool, error) {
 	return self.Stats.Consul.Leader == "true", nil
 }
 
-// Save writes a snapshot of all that Consul holds, as `consul snapshot save` does.
+// Save writes a snapshot of all data in Consul, as `consul snapshot save` does.
 func (s *Server) Save(ctx context.Context, to io.Writer) error {
 	resp, err := s.call(ctx, http.MethodGet, "/v1/snapshot", nil)
 	if err != nil {
@@ -75,8 +75,8 @@ func (s *Server) Save(ctx context.Context, to io.Writer) error {
 	return errors.Join(err, resp.Body.Close())
 }
 
-// Restore makes Consul hold what a snapshot does, as `consul snapshot restore`
-// does. It is tried again where there is no leader, or one that was lost meanwhile.
+// Restore replaces all data in Consul by a snapshot, as `consul snapshot restore` does. It
+// retries while there is no leader.
 func (s *Server) Restore(ctx context.Context, from []byte) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
@@ -95,7 +95,7 @@ func (s *Server) Restore(ctx context.Context, from []byte) error {
 	}
 }
 
-// Deregister takes a node, with its services and sessions, out of Consul's catalog.
+// Deregister removes a node, with its services and sessions, from Consul's catalog.
 func (s *Server) Deregister(ctx context.Context, node string) error {
 	body, err := json.Marshal(map[string]string{"Node": node})
 	if err != nil {
@@ -108,7 +108,7 @@ func (s *Server) Deregister(ctx context.Context, node string) error {
 	return resp.Body.Close()
 }
 
-// askTimeout bounds one answer. One that does not come is asked for again.
+// askTimeout bounds one request. Callers repeat requests that fail.
 const askTimeout = 10 * time.Second
 
 // get asks the server's HTTP API.
@@ -131,7 +131,7 @@ func (s *Server) call(ctx context.Context, method, path string, body io.Reader) 
 	if err != nil {
 		return nil, fmt.Errorf("ask consul: %w", err)
 	}
-	// A server without ACLs takes no notice of it.
+	// A server without ACLs ignores it.
 	req.Header.Set("X-Consul-Token", ManagementToken)
 	resp, err := s.http.Do(req)
 	if err != nil {

@@ -19,16 +19,16 @@ import (
 type Place struct {
 	// Address is the IP address that it listens at.
 	Address string
-	// Command is put before the server's own: it enters the place.
+	// Command is put before the server's own, to enter the place.
 	Command []string
 	// Dial reaches the place from the test.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
-	// Ports are those that the server may use, if no other program
-	// uses them. Without them it takes free ports of this machine.
+	// Ports are the ports that the server may use. No other program may use them. Without
+	// them it uses free ports of this machine.
 	Ports []int
 }
 
-// Here is this machine, at an address of its own.
+// Here returns this machine, at an address of its own.
 func Here() Place {
 	return Place{Address: network.Loopback(), Dial: (&net.Dialer{}).DialContext}
 }
@@ -50,17 +50,17 @@ func (p Place) freePorts(n int) ([]int, error) {
 	return ports, nil
 }
 
-// Cluster is some servers that are one Consul.
+// Cluster is several servers that form one Consul.
 type Cluster struct{ servers []*Server }
 
-// RunCluster starts a server at each place, which together are one cluster, and
-// waits until they have a leader. Who runs it stops it.
+// RunCluster starts a server at each place, and waits until they form one cluster and have
+// a leader. The caller stops it.
 func RunCluster(dir string, places []Place, settings ...string) (*Cluster, error) {
 	binary, err := exec.LookPath("consul")
 	if err != nil {
 		return nil, fmt.Errorf("find consul: %w", err)
 	}
-	// A port that was free may be taken by the time that a server wants it.
+	// Another program may take a free port before the server does.
 	for range 3 {
 		var c *Cluster
 		if c, err = newCluster(binary, dir, places, settings); err != nil {
@@ -103,8 +103,8 @@ func newCluster(binary, dir string, places []Place, settings []string) (*Cluster
 // Servers returns all servers.
 func (c *Cluster) Servers() []*Server { return c.servers }
 
-// Addresses returns the addresses of all servers' HTTP APIs with commas between,
-// that of one server first.
+// Addresses returns the addresses of all servers' HTTP APIs, separated by commas, beginning
+// with one server's.
 func (c *Cluster) Addresses(first int) string {
 	all := make([]string, len(c.servers))
 	for i := range c.servers {
@@ -113,7 +113,7 @@ func (c *Cluster) Addresses(first int) string {
 	return strings.Join(all, ",")
 }
 
-// Leader waits until one of the servers says that it leads, and returns it.
+// Leader waits until one of the servers says that it is the leader, and returns it.
 func (c *Cluster) Leader(ctx context.Context) (*Server, error) {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
@@ -131,8 +131,8 @@ func (c *Cluster) Leader(ctx context.Context) (*Server, error) {
 	}
 }
 
-// Restart starts all servers, after Kill for example, and waits until they know
-// each other and have a leader.
+// Restart starts all servers, after Kill for example, and waits until they have a leader
+// and know each other.
 func (c *Cluster) Restart() error {
 	for _, s := range c.servers {
 		if err := s.Start(); err != nil {
@@ -147,8 +147,8 @@ func (c *Cluster) Restart() error {
 	return nil
 }
 
-// Replace kills all servers, throws away all that they hold, and starts new ones
-// in their places, as after the loss of all machines.
+// Replace kills all servers, deletes their data, and starts new ones in their places, as
+// after the loss of all machines.
 func (c *Cluster) Replace() error {
 	if err := c.Kill(); err != nil {
 		return err
@@ -164,8 +164,8 @@ func (c *Cluster) Replace() error {
 // Kill kills all servers. Their data stays, for Restart.
 func (c *Cluster) Kill() error { return c.each((*Server).Kill) }
 
-// Stop ends all servers: one in order, and several at once, since each of them
-// would wait for a majority that ends as well.
+// Stop ends all servers. A single one ends in order. Several are killed, because each would
+// wait for a majority that ends as well.
 func (c *Cluster) Stop() error {
 	if len(c.servers) > 1 {
 		return c.Kill()
@@ -173,7 +173,7 @@ func (c *Cluster) Stop() error {
 	return c.each((*Server).Stop)
 }
 
-// Pause stops all servers' processes as they stand.
+// Pause stops all servers' processes with SIGSTOP.
 func (c *Cluster) Pause() error { return c.each((*Server).Pause) }
 
 // Resume lets paused servers continue.

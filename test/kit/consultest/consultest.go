@@ -1,6 +1,6 @@
-// Package consultest runs real Consul servers for tests, on disk and on free
-// ports, one or several that are one cluster, and lets a test kill, pause and
-// restart them.
+// Package consultest runs real Consul servers for tests: one, or several that form a
+// cluster. They store data on disk and use free ports. Tests can kill, pause and restart
+// them.
 package consultest
 
 import (
@@ -22,7 +22,7 @@ import (
 
 // Server is one Consul server.
 type Server struct {
-	// Address is that of its HTTP API.
+	// Address is the address of its HTTP API.
 	Address string
 	// Node is its name in the cluster.
 	Node    string
@@ -33,9 +33,9 @@ type Server struct {
 	process *process.Process
 }
 
-// Start starts a server that ends with the test. Without a consul binary on
-// PATH the test fails where CI is set, and is skipped elsewhere, saying so.
-// Settings are more of the server's configuration, in HCL.
+// Start starts a server that ends with the test. Without a consul program on PATH the test
+// fails in CI, and is skipped elsewhere. Settings are more of the server's configuration,
+// in HCL.
 func Start(t testing.TB, settings ...string) *Server {
 	t.Helper()
 	s, err := Run(t.TempDir(), settings...)
@@ -80,8 +80,7 @@ func (s *Server) KV(t testing.TB) *consul.KV {
 	return kv
 }
 
-// Run starts a server that keeps its data and its log in a directory. Who runs
-// it stops it.
+// Run starts a server that stores its data and its log in a directory. The caller stops it.
 func Run(dir string, settings ...string) (*Server, error) {
 	c, err := RunCluster(dir, []Place{Here()}, settings...)
 	if err != nil {
@@ -90,8 +89,8 @@ func Run(dir string, settings ...string) (*Server, error) {
 	return c.servers[0], nil
 }
 
-// newServer chooses the ports of a server, the first of which is that of its
-// HTTP API and the third the one at which other servers join it.
+// newServer chooses the ports of a server. The first is the port of its HTTP API, and other
+// servers join it at the third.
 func newServer(binary, dir, node string, at Place, settings []string) (*Server, error) {
 	ports, err := at.freePorts(4)
 	if err != nil {
@@ -105,11 +104,11 @@ func newServer(binary, dir, node string, at Place, settings []string) (*Server, 
 			"-client="+at.Address, "-data-dir="+filepath.Join(dir, "data"), "-log-level=warn",
 			"-http-port="+port(0), "-server-port="+port(1), "-serf-lan-port="+port(2), "-serf-wan-port=-1",
 			"-dns-port=-1", "-grpc-port=-1", "-grpc-tls-port="+port(3),
-			// All daemons of a test share one address, of which Consul takes 200
+			// All daemons of a test have one address, from which Consul accepts 200
 			// connections by default.
 			"-hcl=limits { http_max_conns_per_client = 4000 }",
 			"-hcl=performance { raft_multiplier = 1 } connect { enabled = false } disable_update_check = true leave_on_terminate = false",
-			// Measurements take profiles of it.
+			// Measurements profile it.
 			"-hcl=enable_debug = true"),
 	}
 	for _, hcl := range settings {
@@ -127,14 +126,14 @@ func (s *Server) Restart() error {
 	return s.waitForLeader()
 }
 
-// Start starts the server and does not wait until it can be used.
+// Start starts the server without waiting until it can be used.
 func (s *Server) Start() error {
 	if err := os.MkdirAll(s.dir, 0o700); err != nil {
 		return fmt.Errorf("make consul's directory: %w", err)
 	}
 	p, err := process.Start(process.Config{
 		Name: "consul", Log: filepath.Join(s.dir, "consul.log"), Command: s.args,
-		// A test binary that is killed must not leave it behind.
+		// It must not outlive a test program that is killed.
 		Attr: &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL},
 	})
 	if err != nil {
@@ -153,7 +152,7 @@ func (s *Server) Kill() error { return s.process.Kill() }
 // Stop ends the server in order.
 func (s *Server) Stop() error { return s.process.Stop() }
 
-// Pause stops the server's process as it stands: it hangs.
+// Pause stops the server's process with SIGSTOP.
 func (s *Server) Pause() error { return s.process.Signal(syscall.SIGSTOP) }
 
 // Resume lets a paused server continue.

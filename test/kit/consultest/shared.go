@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// Shared is one server for all tests of a package, since to start one takes
-// some seconds. It is started by the first test that asks for it:
+// Shared is one server for all tests of a package, because a start takes some seconds. The
+// first test that needs it starts it:
 //
 //	var shared consultest.Shared
 //

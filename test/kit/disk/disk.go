@@ -14,8 +14,8 @@ import (
 	"github.com/musterhq/muster/test/kit/need"
 )
 
-// Small returns a directory with a file system of its own, of that many bytes,
-// which ends with the test. Only root may mount one.
+// Small returns a directory with a file system of its own, of that many bytes, which ends
+// with the test. It needs root.
 func Small(t testing.TB, bytes int) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -30,7 +30,7 @@ func Small(t testing.TB, bytes int) string {
 	return dir
 }
 
-// Fill writes a file that takes all the room there is on its disk.
+// Fill writes a file that takes all remaining room on its disk.
 func Fill(path string) error {
 	f, err := os.Create(path)
 	if err != nil {

@@ -1,8 +1,8 @@
 //go:build linux
 
-// Package engine runs Docker Engines of a test's own, which can be killed without
-// touching that of the machine: each has its own data, containers and socket, and
-// no network. It needs root, the program dockerd, and a static busybox.
+// Package engine runs Docker Engines of a test's own, which can be killed without touching
+// the machine's Engine. Each has its own data, containers and socket. It needs root, the
+// program dockerd, and a static busybox.
 package engine
 
 import (
@@ -29,7 +29,7 @@ import (
 	"github.com/musterhq/muster/test/kit/process"
 )
 
-// Image is an image that every engine here has: a shell and sleep.
+// Image is an image in every engine: a shell and sleep.
 const Image = "muster-test/shell:local"
 
 // startTimeout bounds an engine's start, and its end in order.
@@ -45,7 +45,7 @@ type Engine struct {
 	api     *client.Client
 }
 
-// Missing returns what is lacking here to run an engine, if anything.
+// Missing returns an error if the machine cannot run an engine.
 func Missing() error {
 	var errs []error
 	if os.Geteuid() != 0 {
@@ -62,8 +62,8 @@ func Missing() error {
 // noNetwork are the arguments of an engine without a network.
 var noNetwork = []string{"--bridge=none", "--iptables=false", "--ip-forward=false", "--ip-masq=false"}
 
-// New makes an engine that lives in a directory, whose path must be short: it
-// holds sockets. Further arguments are dockerd's. The caller closes it.
+// New returns an engine in a directory. The directory's path must be short, because it
+// holds sockets. More arguments are passed to dockerd. The caller closes the engine.
 func New(dir string, args ...string) (*Engine, error) {
 	e := &Engine{dir: dir, args: append([]string{
 		"--data-root", filepath.Join(dir, "data"), "--exec-root", filepath.Join(dir, "exec"),
@@ -74,8 +74,8 @@ func New(dir string, args ...string) (*Engine, error) {
 	return e, err
 }
 
-// NewOn makes an engine on a host of a network, with the bridges and the firewall of that
-// host. Otherwise it is as one of New.
+// NewOn is New for an engine on a host of a network, with the bridges and the firewall of
+// that host.
 func NewOn(host *network.Host, dir string, args ...string) (*Engine, error) {
 	e, err := New(dir)
 	if err != nil {
@@ -88,9 +88,9 @@ func NewOn(host *network.Host, dir string, args ...string) (*Engine, error) {
 // Host is the value of DOCKER_HOST for it.
 func (e *Engine) Host() string { return "unix://" + filepath.Join(e.dir, "socket") }
 
-// Start starts the engine, again after it was killed, and waits until it answers. One
-// that gives up, as it does where its containerd takes more than 15 s to start, is
-// started again, as service managers do.
+// Start starts the engine, again after it was killed, and waits until it answers. An engine
+// whose containerd takes more than 15 s to start gives up and is started again, as service
+// managers do.
 func (e *Engine) Start(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
@@ -148,11 +148,10 @@ func (e *Engine) startOnce(ctx context.Context) error {
 	}
 }
 
-// Kill ends the engine with SIGKILL, and not what it runs: containers have
-// processes of their own, and their shims. The engine's containerd dies with it. An
-// engine that starts while it is still dying takes it for one that lives, gives up
-// after 15 s, and is left to its service manager to start again; so it is waited
-// for.
+// Kill ends the engine with SIGKILL. Its containers keep running, because they have
+// processes and shims of their own. The engine's containerd dies with it. Kill waits for
+// that: an engine that starts while the old containerd is dying would wait for it, give up
+// after 15 s, and rely on its service manager.
 func (e *Engine) Kill() error {
 	pid, err := e.containerd()
 	if err != nil {
@@ -166,7 +165,7 @@ func (e *Engine) Kill() error {
 			return fmt.Errorf("the engine's containerd, process %d, outlives it", pid)
 		}
 	}
-	// Without a parent that reaps it, its id is still taken.
+	// Without a parent that reaps the process, its id is still taken.
 	return os.Remove(e.containerdFile())
 }
 
@@ -187,13 +186,13 @@ func (e *Engine) containerd() (int, error) {
 	return pid, nil
 }
 
-// runs reports whether a process is there, and no zombie: one has no program.
+// runs reports whether a process exists and is not a zombie, which has no program.
 func runs(pid int) bool {
 	_, err := os.Readlink(filepath.Join("/proc", strconv.Itoa(pid), "exe"))
 	return err == nil
 }
 
-// Containers returns all containers, those that have ended too.
+// Containers returns all containers, including those that have ended.
 func (e *Engine) Containers(ctx context.Context) ([]container.Summary, error) {
 	return e.api.ContainerList(ctx, container.ListOptions{All: true})
 }
@@ -201,8 +200,8 @@ func (e *Engine) Containers(ctx context.Context) ([]container.Summary, error) {
 // Log returns the end of the engine's log.
 func (e *Engine) Log() string { return e.process.Tail() }
 
-// Close removes what it runs, and ends the engine; one that was killed is started
-// for that.
+// Close removes all containers and ends the engine. It starts an engine that was killed to
+// do so.
 func (e *Engine) Close(ctx context.Context) error {
 	if e.process.Ended() {
 		if err := e.Start(ctx); err != nil {
@@ -216,7 +215,7 @@ func (e *Engine) Close(ctx context.Context) error {
 		errs = append(errs, e.api.ContainerRemove(ctx, c.ID, container.RemoveOptions{Force: true}))
 	}
 	errs = append(errs, e.process.Stop(), e.api.Close())
-	// A killed engine leaves what it mounted for the next one.
+	// A killed engine leaves its mounts for the next one.
 	mounts, err := filepath.Glob(filepath.Join(e.dir, "exec/netns/*"))
 	errs = append(errs, err)
 	for _, m := range append(mounts, filepath.Join(e.dir, "data")) {

@@ -1,5 +1,5 @@
-// Package need decides what happens to a test that needs something of the machine
-// that is missing: where CI is set it fails, elsewhere it is skipped and says why.
+// Package need handles tests that need something that the machine lacks: in CI such a test
+// fails, elsewhere it is skipped and says why.
 package need
 
 import (
@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// Met ends the test if err is not nil: it says what the test needs and is missing.
+// Met ends the test if err is not nil. Err names what the test needs and the machine lacks.
 func Met(t testing.TB, err error) {
 	t.Helper()
 	switch {
@@ -28,9 +28,9 @@ func Met(t testing.TB, err error) {
 func inCI() bool { return os.Getenv("CI") != "" }
 
 // Main runs the tests of a package whose every test needs some programs, and returns the
-// exit code. If a program is not on PATH it runs none: in CI the package fails,
-// elsewhere go test reports it with "[no tests to run]" instead of a mere "ok", because
-// it hides what a package writes that does not fail.
+// exit code. If a program is not on PATH it runs none: in CI the package fails. Elsewhere
+// go test reports "[no tests to run]" instead of a mere "ok", because go test hides the
+// output of a package that does not fail.
 func Main(m interface{ Run() int }, name string, programs ...string) int {
 	missing := Missing(programs...)
 	if missing == nil {
@@ -53,7 +53,7 @@ func Main(m interface{ Run() int }, name string, programs ...string) int {
 	return m.Run()
 }
 
-// Missing returns an error that names the programs that are not on PATH; nil if all are.
+// Missing returns an error that names the programs that are not on PATH, or nil.
 func Missing(programs ...string) error {
 	var errs []error
 	for _, p := range programs {

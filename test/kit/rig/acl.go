@@ -9,15 +9,14 @@ import (
 	"github.com/musterhq/muster/test/kit/consultest"
 )
 
-// ConsulTokens are the daemons' tokens at a Consul with ACLs, by their names, each
-// with only the policy that ships.
+// ConsulTokens are the tokens of the daemons at a Consul with ACLs, by the daemons' names.
+// Each has only its daemon's policy that ships.
 type ConsulTokens struct {
 	policies string
 	tokens   map[string]string
 }
 
-// NewConsulTokens chooses tokens; policies is the directory with the policies that
-// ship.
+// NewConsulTokens chooses tokens. Policies is the directory of the policies that ship.
 func NewConsulTokens(policies string) *ConsulTokens {
 	return &ConsulTokens{policies: policies, tokens: consultest.NewTokens(cluster.Managers()...)}
 }
@@ -25,9 +24,8 @@ func NewConsulTokens(policies string) *ConsulTokens {
 // Of returns a daemon's token.
 func (k *ConsulTokens) Of(daemon string) string { return k.tokens[daemon] }
 
-// Secure gives a cluster a Consul with ACLs, and each daemon the file with its
-// token, which it writes into a directory. muster init is given the right to do
-// everything, as an operator has it.
+// Secure configures a Consul with ACLs for a cluster, and writes the file with each
+// daemon's token into a directory. muster init may do everything, as an operator may.
 func (k *ConsulTokens) Secure(cfg *cluster.Config, dir string) error {
 	cfg.ConsulSettings = append(cfg.ConsulSettings, consultest.ACL)
 	cfg.Prepare = func(ctx context.Context, servers *consultest.Cluster) error {

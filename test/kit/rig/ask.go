@@ -15,23 +15,23 @@ import (
 	"github.com/musterhq/muster/internal/backoff"
 )
 
-// connectParams lets a client find a replica that is back at once.
+// connectParams lets a client find a restarted replica at once.
 func connectParams() grpc.ConnectParams {
 	p := grpc.ConnectParams{MinConnectTimeout: 5 * time.Second}
 	p.Backoff.BaseDelay, p.Backoff.Multiplier, p.Backoff.MaxDelay = 20*time.Millisecond, 1.5, 250*time.Millisecond
 	return p
 }
 
-// Attempts of a call end after some seconds, so that a replica that hangs holds nothing
-// up. The next ones take longer, for it may be the machine that is slow.
+// The first attempt of a call ends after some seconds, so that a replica that hangs delays
+// nothing. Later ones take longer, because the machine may be slow.
 const (
 	firstAttempt = 3 * time.Second
 	lastAttempt  = 20 * time.Second
 )
 
-// Do makes a call at one replica of apid after the other until one answers with
-// anything but UNAVAILABLE, as a client that knows all of them does. What an attempt
-// did whose answer was lost is done already when the next one comes.
+// Do makes a call at one replica of apid after the other until one answers with anything
+// but UNAVAILABLE, as a client that knows all of them does. An attempt whose answer was
+// lost may have changed something before the next one.
 func (r *Rig) Do(ctx context.Context, call func(context.Context, musterv1.ControlServiceClient) error) error {
 	names := r.Replicas("apid")
 	for patience := firstAttempt; ; patience = min(2*patience, lastAttempt) {
@@ -81,8 +81,8 @@ func (r *Rig) Service(ctx context.Context, ref string) (s *musterv1.Service, err
 	return s, err
 }
 
-// Create creates a service and returns its id. Its name must be one without another
-// user: an attempt whose answer was lost is found by it.
+// Create creates a service and returns its id. Nothing else may use its name, by which it
+// finds a service that an attempt without an answer created.
 func (r *Rig) Create(ctx context.Context, spec *musterv1.ServiceSpec) (id string, err error) {
 	err = r.Do(ctx, func(ctx context.Context, c musterv1.ControlServiceClient) error {
 		resp, err := c.CreateService(ctx, &musterv1.CreateServiceRequest{Spec: spec})
@@ -105,8 +105,7 @@ func (r *Rig) Scale(ctx context.Context, ref string, replicas uint64) error {
 	})
 }
 
-// Update changes the spec of a service, and does so again if another client has
-// changed it meanwhile.
+// Update changes the spec of a service, again if another client has changed it in between.
 func (r *Rig) Update(ctx context.Context, ref string, change func(*musterv1.ServiceSpec)) error {
 	for {
 		s, err := r.Service(ctx, ref)
@@ -124,7 +123,7 @@ func (r *Rig) Update(ctx context.Context, ref string, change func(*musterv1.Serv
 	}
 }
 
-// Remove removes a service that there is.
+// Remove removes a service that exists.
 func (r *Rig) Remove(ctx context.Context, ref string) error {
 	return r.remove(ctx, func(ctx context.Context, c musterv1.ControlServiceClient) error {
 		_, err := c.RemoveService(ctx, &musterv1.RemoveServiceRequest{Service: ref})
@@ -132,7 +131,7 @@ func (r *Rig) Remove(ctx context.Context, ref string) error {
 	})
 }
 
-// RemoveNode removes a node that there is.
+// RemoveNode removes a node that exists.
 func (r *Rig) RemoveNode(ctx context.Context, id string) error {
 	return r.remove(ctx, func(ctx context.Context, c musterv1.ControlServiceClient) error {
 		_, err := c.RemoveNode(ctx, &musterv1.RemoveNodeRequest{Node: id})
@@ -140,8 +139,8 @@ func (r *Rig) RemoveNode(ctx context.Context, id string) error {
 	})
 }
 
-// remove makes a call that removes something. An attempt whose answer was lost may
-// have done so: after one, that it is not there is what was wanted.
+// remove makes a call that removes something. After an attempt without an answer, NOT_FOUND
+// is a success.
 func (r *Rig) remove(ctx context.Context, call func(context.Context, musterv1.ControlServiceClient) error) error {
 	attempts := 0
 	err := r.Do(ctx, func(ctx context.Context, c musterv1.ControlServiceClient) error {
@@ -178,7 +177,7 @@ func (r *Rig) RemoveAll(ctx context.Context) error {
 	return nil
 }
 
-// Empty returns an error while there is a task, or anything of one on the machine.
+// Empty returns an error while there is a task, or a process of one on the machine.
 func (r *Rig) Empty(ctx context.Context) error {
 	tasks, err := r.Tasks(ctx, "")
 	if err != nil {
@@ -199,7 +198,7 @@ func (r *Rig) Empty(ctx context.Context) error {
 	return nil
 }
 
-// Daemons returns who works on what, as one replica of apid sees it.
+// Daemons returns the status of all daemons, as one replica of apid sees it.
 func (r *Rig) Daemons(ctx context.Context) (all []*musterv1.DaemonStatus, err error) {
 	err = r.Do(ctx, func(ctx context.Context, c musterv1.ControlServiceClient) error {
 		resp, err := c.GetCluster(ctx, &musterv1.GetClusterRequest{})
@@ -232,8 +231,8 @@ func (r *Rig) Ready(ctx context.Context) error {
 	return nil
 }
 
-// Running returns the tasks of a service, by id, once it has converged with n of
-// them and nothing else of it is desired; else an error that says why not.
+// Running returns the tasks of a service by id, once it has converged with n of them and
+// desires no others. Otherwise it returns an error that says why not.
 func (r *Rig) Running(ctx context.Context, service string, n int) (map[string]*musterv1.Task, error) {
 	s, err := r.Service(ctx, service)
 	if err != nil {

@@ -14,12 +14,11 @@ import (
 	"github.com/musterhq/muster/test/kit/need"
 )
 
-// buildTimeout covers a build with nothing in the cache.
+// buildTimeout covers a build with an empty cache.
 const buildTimeout = 10 * time.Minute
 
-// Build builds muster, and the executors of processes and null tasks, from the
-// module at source, as `make build` lays them out, so that what that has compiled
-// is used.
+// Build builds muster and the executors of processes and null tasks from the module at
+// source, with the flags of `make build`, so that compiled packages are reused.
 func Build(ctx context.Context, source, dir string) error {
 	return BuildWith(ctx, source, dir, "executor-process", "executor-null")
 }
@@ -44,8 +43,8 @@ func BuildWith(ctx context.Context, source, dir string, plugins ...string) error
 	return onlyOurs(folder)
 }
 
-// onlyOurs lets no other user write to plugins, whatever the umask is: a worker would
-// refuse them.
+// onlyOurs makes plugins writable for their owner only, whatever the umask is. A worker
+// refuses others.
 func onlyOurs(plugins string) error {
 	entries, err := os.ReadDir(plugins)
 	if err != nil {
@@ -58,8 +57,8 @@ func onlyOurs(plugins string) error {
 	return errors.Join(faults...)
 }
 
-// Tests builds the programs for the tests of a package, runs the tests, which all need
-// Consul, and returns the exit code. The programs lie in *built until then.
+// Tests builds the programs for the tests of a package, sets *built, runs the tests, which
+// all need Consul, and returns the exit code.
 func Tests(m interface{ Run() int }, name string, built *string) int {
 	if need.Missing("consul") != nil {
 		return need.Main(m, "test/"+name, "consul")
@@ -67,7 +66,7 @@ func Tests(m interface{ Run() int }, name string, built *string) int {
 	return TestsWith(m, name, built, "executor-process", "executor-null")
 }
 
-// TestsWith is the same for tests that do not all need Consul, and builds some plugins.
+// TestsWith is Tests for tests that do not all need Consul. It builds the named plugins.
 func TestsWith(m interface{ Run() int }, name string, built *string, plugins ...string) int {
 	code, err := tests(m, name, built, plugins)
 	if err != nil {
@@ -88,8 +87,7 @@ func tests(m interface{ Run() int }, name string, built *string, plugins []strin
 	return m.Run(), nil
 }
 
-// Install gives a cluster programs of its own, under the names that they were built
-// with.
+// Install copies the programs of a build to a directory of a cluster's own.
 func Install(from, to string) error {
 	err := filepath.WalkDir(from, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {

@@ -14,13 +14,13 @@ import (
 // Process is one of the machine's processes that belong to a rig.
 type Process struct {
 	PID, Parent int
-	// Program is its file, Command its arguments.
+	// Program is its file, and Command its arguments.
 	Program string
 	Command []string
 	// Env is its environment.
 	Env []string
-	// Task, Service, Slot and Node are what a task's process finds in its
-	// environment; empty for processes that are no task's.
+	// Task, Service, Slot and Node are the variables in the environment of a task's
+	// process. They are empty for other processes.
 	Task, Service, Slot, Node string
 }
 
@@ -28,8 +28,8 @@ func (p Process) String() string {
 	return fmt.Sprintf("process %d (child of %d) of task %q: %s", p.PID, p.Parent, p.Task, strings.Join(p.Command, " "))
 }
 
-// Machine returns the processes that run a program in a directory, or that are of
-// a task of one of the nodes. What ends meanwhile is left out.
+// Machine returns the processes that run a program in a directory, or that belong to a task
+// of one of the nodes. It leaves out processes that end meanwhile.
 func Machine(programs string, nodes map[string]bool) ([]Process, error) {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
@@ -49,7 +49,7 @@ func Machine(programs string, nodes map[string]bool) ([]Process, error) {
 	return found, nil
 }
 
-// ReadProcess returns a process, unless it is a kernel thread, a zombie, or gone.
+// ReadProcess returns a process, unless it is a kernel thread or a zombie, or has ended.
 func ReadProcess(pid int) (Process, bool) {
 	at := func(name string) string { return filepath.Join("/proc", strconv.Itoa(pid), name) }
 	program, err := os.Readlink(at("exe"))
@@ -62,7 +62,7 @@ func ReadProcess(pid int) (Process, bool) {
 	if errors.Join(err1, err2, err3) != nil {
 		return Process{}, false
 	}
-	// The parent is the second field behind the name in parentheses (proc(5)).
+	// The parent is the second field after the name in parentheses (proc(5)).
 	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
 	if len(fields) < 2 {
 		return Process{}, false
@@ -89,5 +89,5 @@ func ReadProcess(pid int) (Process, bool) {
 	return p, true
 }
 
-// Alive reports whether a process is there.
+// Alive reports whether a process exists.
 func Alive(pid int) bool { return pid > 0 && syscall.Kill(pid, 0) == nil }

@@ -23,22 +23,22 @@ import (
 )
 
 const (
-	// enrolTimeout bounds the time until apid issues certificates.
+	// enrolTimeout bounds the wait until apid issues certificates.
 	enrolTimeout = 2 * time.Minute
-	// issueTimeout bounds one attempt to get one.
+	// issueTimeout bounds one attempt to get a certificate.
 	issueTimeout = 10 * time.Second
 )
 
-// person is the rig as a client of a cluster with access control: an
-// operator, whose certificate lasts no longer than those of daemons, and is
-// renewed as theirs are.
+// person is the rig as a client of a cluster with access control: an operator. Its
+// certificate has the same short lifetime as those of daemons, and is renewed in the same
+// way.
 type person struct {
 	keeper *ca.Renewer
 	stop   context.CancelFunc
 	ended  chan error
 }
 
-// enrol makes the rig a person, who is one until leave is called.
+// enrol gives the rig a certificate, which is renewed until leave is called.
 func (r *Rig) enrol(ctx context.Context) (*person, error) {
 	token, err := r.adminToken()
 	if err != nil {
@@ -66,7 +66,7 @@ func (r *Rig) enrol(ctx context.Context) (*person, error) {
 	return p, nil
 }
 
-// leave ends the renewal of the certificate.
+// leave stops renewing the certificate.
 func (p *person) leave() error {
 	p.stop()
 	return <-p.ended
@@ -80,8 +80,8 @@ func (r *Rig) adminToken() (string, error) {
 	return strings.TrimSpace(string(token)), nil
 }
 
-// bearer sends the administrator's token with each call of a connection that stays:
-// a person's certificate is good no longer than it lasts, and it is short here.
+// bearer sends the administrator's token with each call of a long-lived connection, because
+// a person's certificate expires soon.
 type bearer string
 
 func (b bearer) GetRequestMetadata(context.Context, ...string) (map[string]string, error) {
@@ -90,11 +90,11 @@ func (b bearer) GetRequestMetadata(context.Context, ...string) (map[string]strin
 
 func (bearer) RequireTransportSecurity() bool { return true }
 
-// TLS returns the configuration of connections from the rig to daemons of some
-// kinds, of a cluster with access control.
+// TLS returns the configuration of connections from the rig to daemons of some roles, in a
+// cluster with access control.
 func (r *Rig) TLS(kinds ...authv1.Role) *tls.Config { return r.person.keeper.Source().Client(kinds...) }
 
-// administrator issues certificates to persons, with a token.
+// administrator issues certificates for persons. It authenticates with a token.
 type administrator struct {
 	addresses   []string
 	authorities []byte

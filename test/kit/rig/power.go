@@ -7,16 +7,16 @@ import (
 	"syscall"
 )
 
-// PowerLoss ends everything at once, as if all machines lost their power: workers,
-// plugins, the tasks' processes, managers, and Consul. First all of them stand
-// still, so that none sees another die.
+// PowerLoss ends everything at once, as if all machines lost power: workers, plugins, the
+// tasks' processes, managers, and Consul. It stops all of them first, so that none sees
+// another die.
 func (r *Rig) PowerLoss() error {
 	var errs []error
 	if r.Servers != nil {
 		errs = append(errs, r.Servers.Pause())
 	}
 	for _, s := range []syscall.Signal{syscall.SIGSTOP, syscall.SIGKILL} {
-		// What was started while the others were listed is found by the next look.
+		// The next round finds processes that were started during this one.
 		for seen := map[int]bool{}; ; {
 			all, err := r.Machine()
 			if err != nil {
@@ -56,7 +56,7 @@ func (r *Rig) PowerOn(ctx context.Context) error {
 	return nil
 }
 
-// Dark returns an error while a process of the rig is there.
+// Dark returns an error while a process of the rig exists.
 func (r *Rig) Dark(context.Context) error {
 	all, err := r.Machine()
 	if err != nil {

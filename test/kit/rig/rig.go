@@ -1,6 +1,6 @@
-// Package rig is what tests of whole clusters stand on: a cluster of real
-// processes with workers, clients of its API, and a way to see what really runs on
-// the machine. All but StartFor speaks of errors and not of tests, so that programs can use it.
+// Package rig runs clusters for tests: real processes with workers, clients of the API, and
+// a view of the processes on the machine. Only StartFor needs a test; programs can use the
+// rest.
 package rig
 
 import (
@@ -29,7 +29,7 @@ import (
 // Config says what to start.
 type Config struct {
 	cluster.Config
-	// Built holds the programs that Build has made. Binary is set from it.
+	// Built is the directory of the programs that Build has made. Binary is set from it.
 	Built string
 	// NodeIDs are the ids of the workers' nodes, by the workers' names.
 	NodeIDs map[string]string
@@ -43,11 +43,11 @@ type Rig struct {
 	// Nodes holds the id of each worker's node, by the worker's name.
 	Nodes map[string]string
 	conns map[string]*grpc.ClientConn
-	// person is nil where the cluster is open to all.
+	// person is nil for a cluster without access control.
 	person *person
 
 	mu sync.Mutex
-	// next is the replica of apid that is asked first.
+	// next is the index of the apid replica to ask first.
 	next int
 }
 
@@ -96,13 +96,13 @@ func Start(ctx context.Context, cfg Config) (_ *Rig, err error) {
 	return r, nil
 }
 
-// StartFor starts a cluster that ends with a test, in a directory of its own unless one
-// is given. If the test fails, it shows the logs.
+// StartFor starts a cluster that ends with a test, in a directory of its own unless one is
+// given. It shows the logs if the test fails.
 func StartFor(t testing.TB, cfg Config) *Rig {
 	t.Helper()
 	if cfg.Dir == "" {
-		// Not t.TempDir: what is left there must not fail to be removed before the
-		// cluster has ended.
+		// Not t.TempDir: its removal fails while processes of the cluster still write to
+		// it.
 		dir, err := os.MkdirTemp("", "muster-test-")
 		if err != nil {
 			t.Fatal(err)
@@ -129,11 +129,11 @@ func StartFor(t testing.TB, cfg Config) *Rig {
 	return r
 }
 
-// Binary is muster's, which no other rig runs, so that a process's program tells
-// whose it is.
+// Binary returns the rig's muster program. No other rig runs it, so a process's program
+// tells which rig the process belongs to.
 func (r *Rig) Binary() string { return filepath.Join(r.bin, "muster") }
 
-// Install gives the rig programs of another build, and returns its muster.
+// Install copies the programs of another build to the rig, and returns its muster.
 func (r *Rig) Install(built, name string) (string, error) {
 	dir := filepath.Join(r.bin, name)
 	if err := Install(built, dir); err != nil {
@@ -142,24 +142,24 @@ func (r *Rig) Install(built, name string) (string, error) {
 	return filepath.Join(dir, "muster"), nil
 }
 
-// StartNodeFrom starts a worker with another muster.
+// StartNodeFrom is StartNode with another muster program.
 func (r *Rig) StartNodeFrom(muster, name string) error {
 	_, err := r.StartWorkerFrom(muster, name, "--node-id", r.Nodes[name])
 	return err
 }
 
-// StartNode starts a worker, again after it was killed, for example.
+// StartNode starts a worker. It may have been killed before.
 func (r *Rig) StartNode(name string) error {
 	_, err := r.StartWorker(name, "--node-id", r.Nodes[name])
 	return err
 }
 
-// Client returns a client of one replica of apid, on a connection that stays.
+// Client returns a client of one replica of apid, on a connection that stays open.
 func (r *Rig) Client(name string) musterv1.ControlServiceClient {
 	return musterv1.NewControlServiceClient(r.conns[name])
 }
 
-// Machine returns the processes of this rig that there are.
+// Machine returns the running processes of this rig.
 func (r *Rig) Machine() ([]Process, error) {
 	nodes := map[string]bool{}
 	for _, id := range r.Nodes {
@@ -168,8 +168,8 @@ func (r *Rig) Machine() ([]Process, error) {
 	return Machine(r.bin, nodes)
 }
 
-// TaskProcesses returns the processes of tasks that there are, by task: the
-// commands, not their supervisors.
+// TaskProcesses returns the running processes of tasks, by task: the commands, not their
+// supervisors.
 func (r *Rig) TaskProcesses() (map[string][]Process, error) {
 	all, err := r.Machine()
 	if err != nil {
