@@ -143,7 +143,7 @@ func TestModulesForOthers(t *testing.T) {
 func TestLayersOfApid(t *testing.T) {
 	checkLayers(t, "apid", map[string][]string{
 		// For tests.
-		"apidtest": {},
+		"apidtest":  {},
 		"authority": {"backend", "sealing", "status", "validate"},
 		"backend":   {"objects", "validate"},
 		// For tests.
