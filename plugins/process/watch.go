@@ -33,7 +33,7 @@ func (e *Executor) Logs(ctx context.Context, ref sdk.Ref, options sdk.LogOptions
 	})
 }
 
-// logEnded reports whether a task will write no more: it has ended or is gone. A task that
+// logEnded reports whether a task no longer writes: it has ended or is gone. A task that
 // has not been started will write.
 func logEnded(dir taskdir.Dir) (bool, error) {
 	held, err := dir.Locked()
