@@ -287,7 +287,7 @@ func (p *pools) networks(ctx context.Context, now *store.Snapshot) error {
 		}
 	}
 	cluster, _ := t.Clusters.Get(now, state.ClusterID)
-	pools := ipam.Pools(cluster.Value.GetSpec())
+	pools := addresses.Pools(cluster.Value.GetSpec())
 	for _, n := range without {
 		s, subnets, err := networkState(n.Key, n.Value.Spec, pools, used, vnis)
 		if err != nil {
@@ -372,7 +372,7 @@ const (
 
 // networkState decides what a network gets, given what others have. It returns the subnets
 // as well.
-func networkState(id string, spec *musterv1.NetworkSpec, pools []ipam.Pool, used []netip.Prefix, vnis map[uint32]bool) (
+func networkState(id string, spec *musterv1.NetworkSpec, pools []addresses.Pool, used []netip.Prefix, vnis map[uint32]bool) (
 	*recordv1.NetworkState, []netip.Prefix, error) {
 	if spec.GetDriver().GetName() == driverCNI {
 		return &recordv1.NetworkState{}, nil, nil

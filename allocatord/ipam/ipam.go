@@ -7,12 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
-	"math/big"
 	"net/netip"
 	"slices"
 
-	musterv1 "github.com/musterhq/muster/api/muster/v1"
-	"github.com/musterhq/muster/internal/defaults"
+	"github.com/musterhq/muster/internal/addresses"
 )
 
 // Identifiers of VXLAN networks that are given. Smaller ones are left to others, as
@@ -38,28 +36,8 @@ func VNI(network string, used map[uint32]bool) (uint32, error) {
 	return 0, errors.New("all VXLAN network identifiers are in use: remove networks that are no longer needed")
 }
 
-// Pool is a range of addresses that is cut into subnets.
-type Pool struct {
-	Base netip.Prefix
-	// Bits is the prefix length of the subnets.
-	Bits int
-}
-
-// Pools returns the pools of a cluster. Pools that cannot be read are skipped; apid refuses
-// them.
-func Pools(c *musterv1.ClusterSpec) []Pool {
-	var pools []Pool
-	for _, p := range defaults.AddressPools(c) {
-		base, err := netip.ParsePrefix(p.GetBase())
-		if err == nil && int(p.GetSize()) >= base.Bits() && int(p.GetSize()) <= base.Addr().BitLen() {
-			pools = append(pools, Pool{Base: base.Masked(), Bits: int(p.GetSize())})
-		}
-	}
-	return pools
-}
-
 // Subnet returns the first subnet of the pools of a family that overlaps no used one.
-func Subnet(pools []Pool, ipv4 bool, used []netip.Prefix) (netip.Prefix, error) {
+func Subnet(pools []addresses.Pool, ipv4 bool, used []netip.Prefix) (netip.Prefix, error) {
 	sorted := slices.Clone(used)
 	slices.SortFunc(sorted, netip.Prefix.Compare)
 	tried := 0
@@ -68,7 +46,7 @@ func Subnet(pools []Pool, ipv4 bool, used []netip.Prefix) (netip.Prefix, error) 
 			continue
 		}
 		tried++
-		if free, ok := p.free(sorted); ok {
+		if free, ok := p.Free(sorted); ok {
 			return free, nil
 		}
 	}
@@ -80,36 +58,4 @@ func Subnet(pools []Pool, ipv4 bool, used []netip.Prefix) (netip.Prefix, error) 
 		return netip.Prefix{}, fmt.Errorf("the cluster has no address pool for %s: set one, or give the network a subnet", family)
 	}
 	return netip.Prefix{}, fmt.Errorf("the %s address pools of the cluster are exhausted: remove networks, add a pool, or give the network a subnet", family)
-}
-
-// free returns the pool's first subnet that overlaps none of the used ones, which are
-// sorted by address.
-func (p Pool) free(used []netip.Prefix) (netip.Prefix, bool) {
-	candidate := netip.PrefixFrom(p.Base.Addr(), p.Bits)
-	for _, u := range used {
-		for candidate.IsValid() && candidate.Overlaps(u) {
-			candidate = after(candidate, u)
-		}
-		if !candidate.IsValid() || !p.Base.Contains(candidate.Addr()) {
-			return netip.Prefix{}, false
-		}
-	}
-	return candidate, p.Base.Contains(candidate.Addr())
-}
-
-// after returns the next subnet of the candidate's size behind both prefixes; one that is
-// not valid at the end of all addresses.
-func after(candidate, used netip.Prefix) netip.Prefix {
-	larger := candidate
-	if used.Bits() < candidate.Bits() {
-		larger = used
-	}
-	bits := candidate.Addr().BitLen()
-	next := new(big.Int).SetBytes(larger.Masked().Addr().AsSlice())
-	next.Add(next, new(big.Int).Lsh(big.NewInt(1), uint(bits-larger.Bits())))
-	if next.BitLen() > bits {
-		return netip.Prefix{}
-	}
-	a, _ := netip.AddrFromSlice(next.FillBytes(make([]byte, bits/8)))
-	return netip.PrefixFrom(a, candidate.Bits())
 }

@@ -9,10 +9,11 @@ import (
 
 	"github.com/musterhq/muster/allocatord/ipam"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/addresses"
 )
 
 func TestSubnetsComeFromTheFirstFreePartOfThePools(t *testing.T) {
-	pools := ipam.Pools(&musterv1.ClusterSpec{Network: &musterv1.NetworkConfig{AddressPools: []*musterv1.AddressPool{
+	pools := addresses.Pools(&musterv1.ClusterSpec{Network: &musterv1.NetworkConfig{AddressPools: []*musterv1.AddressPool{
 		{Base: "10.0.0.0/30", Size: 31}, {Base: "not readable", Size: 24}, {Base: "192.168.0.0/23", Size: 24},
 	}}})
 	var used []netip.Prefix
@@ -27,11 +28,11 @@ func TestSubnetsComeFromTheFirstFreePartOfThePools(t *testing.T) {
 		t.Errorf("IPv6: got %v and error %v, want the first default subnet", got, err)
 	}
 	for ipv4, want := range map[bool]string{true: "10.64.0.0/16", false: "fd6d:7573:7465::/64"} {
-		if got, err := ipam.Subnet(ipam.Pools(nil), ipv4, nil); err != nil || got.String() != want {
+		if got, err := ipam.Subnet(addresses.Pools(nil), ipv4, nil); err != nil || got.String() != want {
 			t.Errorf("default pools: got %v and error %v, want %s", got, err, want)
 		}
 	}
-	if _, err := ipam.Subnet([]ipam.Pool{{Base: netip.MustParsePrefix("255.255.0.0/16"), Bits: 16}}, true,
+	if _, err := ipam.Subnet([]addresses.Pool{{Base: netip.MustParsePrefix("255.255.0.0/16"), Bits: 16}}, true,
 		[]netip.Prefix{netip.MustParsePrefix("255.255.255.0/24")}); err == nil {
 		t.Error("a subnet at the end of all addresses is given twice")
 	}
@@ -39,7 +40,7 @@ func TestSubnetsComeFromTheFirstFreePartOfThePools(t *testing.T) {
 
 func TestASubnetOverlapsNoneInUse(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		pool := ipam.Pool{Base: netip.MustParsePrefix("10.0.0.0/24"), Bits: rapid.IntRange(24, 30).Draw(t, "size")}
+		pool := addresses.Pool{Base: netip.MustParsePrefix("10.0.0.0/24"), Bits: rapid.IntRange(24, 30).Draw(t, "size")}
 		var used []netip.Prefix
 		for range rapid.IntRange(0, 12).Draw(t, "used") {
 			a := netip.AddrFrom4([4]byte{10, 0, 0, rapid.Byte().Draw(t, "address")})
@@ -53,7 +54,7 @@ func TestASubnetOverlapsNoneInUse(t *testing.T) {
 			}
 			return false
 		}
-		got, err := ipam.Subnet([]ipam.Pool{pool}, true, used)
+		got, err := ipam.Subnet([]addresses.Pool{pool}, true, used)
 		for i := range 1 << (pool.Bits - 24) {
 			p := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 0, 0, byte(i << (32 - pool.Bits))}), pool.Bits)
 			if overlaps(p) {

@@ -1,7 +1,6 @@
 package control
 
 import (
-	"math"
 	"net/netip"
 	"slices"
 	"strings"
@@ -12,6 +11,7 @@ import (
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/apid/validate"
+	"github.com/musterhq/muster/internal/addresses"
 	"github.com/musterhq/muster/internal/defaults"
 	"github.com/musterhq/muster/internal/state"
 	"github.com/musterhq/muster/internal/store"
@@ -78,29 +78,17 @@ func (s *Server) checkPool(tx *store.Tx, r *validate.Report, spec *musterv1.Netw
 // subnetPool is the address pools of one family.
 type subnetPool struct {
 	ipv4  bool
-	parts []poolPart
-}
-
-// poolPart is one range that is cut into subnets of a prefix length.
-type poolPart struct {
-	base netip.Prefix
-	bits int
+	parts []addresses.Pool
 }
 
 func poolOf(cluster *musterv1.ClusterSpec, ipv4 bool) subnetPool {
-	pool := subnetPool{ipv4: ipv4}
-	for _, p := range defaults.AddressPools(cluster) {
-		if base, err := netip.ParsePrefix(p.Base); err == nil && base.Addr().Is4() == ipv4 && int(p.Size) >= base.Bits() {
-			pool.parts = append(pool.parts, poolPart{base, int(p.Size)})
-		}
-	}
-	return pool
+	return subnetPool{ipv4, slices.DeleteFunc(addresses.Pools(cluster), func(p addresses.Pool) bool { return p.Base.Addr().Is4() != ipv4 })}
 }
 
 func (p subnetPool) String() string {
 	bases := make([]string, len(p.parts))
 	for i, part := range p.parts {
-		bases[i] = part.base.String()
+		bases[i] = part.Base.String()
 	}
 	return strings.Join(bases, ", ")
 }
@@ -117,7 +105,7 @@ func (p subnetPool) family(subnets []netip.Prefix) []netip.Prefix {
 func (p subnetPool) size() float64 {
 	sum := 0.0
 	for _, part := range p.parts {
-		sum += math.Exp2(float64(part.bits - part.base.Bits()))
+		sum += part.Size()
 	}
 	return sum
 }
@@ -126,22 +114,7 @@ func (p subnetPool) size() float64 {
 func (p subnetPool) count(others []netip.Prefix) float64 {
 	sum := 0.0
 	for _, part := range p.parts {
-		// Each of these is a subnet of the pool, or contains some.
-		var taken []netip.Prefix
-		for _, o := range others {
-			if o.Overlaps(part.base) {
-				taken = append(taken, netip.PrefixFrom(o.Addr(), min(o.Bits(), part.bits)).Masked())
-			}
-		}
-		slices.SortFunc(taken, netip.Prefix.Compare)
-		var last netip.Prefix
-		for _, t := range taken {
-			if last.IsValid() && last.Bits() <= t.Bits() && last.Contains(t.Addr()) {
-				continue
-			}
-			last = t
-			sum += math.Exp2(float64(part.bits - max(t.Bits(), part.base.Bits())))
-		}
+		sum += part.Taken(others)
 	}
 	return sum
 }
