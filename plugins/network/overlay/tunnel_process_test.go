@@ -5,6 +5,8 @@ package overlay_test
 import (
 	"errors"
 	"fmt"
+	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -184,6 +186,42 @@ func TestTunnelProcessEndsWithItsNamespace(t *testing.T) {
 			p.reached()
 		})
 	}
+}
+
+// TestSocketsOfKilledProcessesAreRemoved leaves sockets of devices of other nodes behind.
+func TestSocketsOfKilledProcessesAreRemoved(t *testing.T) {
+	p := newPair(t)
+	m := p.machines[0]
+	leave := func(name string, old, close bool) string {
+		t.Helper()
+		path := "/var/run/wireguard/" + name + ".sock"
+		l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+		must(t, err)
+		l.SetUnlinkOnClose(false)
+		t.Cleanup(func() { _ = errors.Join(l.Close(), os.Remove(path)) })
+		if close {
+			must(t, l.Close())
+		}
+		if old {
+			hourAgo := time.Now().Add(-time.Hour)
+			must(t, os.Chtimes(path, hourAgo, hourAgo))
+		}
+		return path
+	}
+	id := overlay.Short(t.Name() + m.node.GetId())
+	stale := leave("mu-"+id+"-0", true, true)
+	kept := []string{leave("mu-"+id+"-1", true, false), leave("mu-"+id+"-2", false, true), leave("wg-"+id, true, true)}
+	_, err := m.plugin.Audit(t.Context())
+	must(t, err)
+	if _, err := os.Lstat(stale); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the socket of a process that is gone is left: %v", err)
+	}
+	for _, path := range kept {
+		if _, err := os.Lstat(path); err != nil {
+			t.Errorf("a socket was removed that is in use, new, or of another program: %v", err)
+		}
+	}
+	p.reached()
 }
 
 // TestSilentTunnelProcessIsReplaced stops a process, which no longer answers then.

@@ -15,12 +15,43 @@ import (
 	"golang.org/x/sys/unix"
 	"golang.zx2c4.com/wireguard/wgctrl"
 	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
+
+	"github.com/musterhq/muster/plugins/network/overlay/internal/link"
 )
 
 // socketDirectory is where the library keeps the sockets of devices in user space.
 const socketDirectory = "/var/run/wireguard"
 
 func socketOf(name string) string { return filepath.Join(socketDirectory, name+".sock") }
+
+// staleAge is how old a socket must be to be stale: a process that starts may have made a
+// younger one, on which it does not listen yet.
+const staleAge = time.Minute
+
+// removeStaleSockets removes the sockets of devices whose processes were killed, of this
+// node and of others that were on this machine.
+func removeStaleSockets() error {
+	paths, err := filepath.Glob(socketOf(link.TunnelPrefix + "*"))
+	if err != nil {
+		return err
+	}
+	for _, path := range paths {
+		info, err := os.Lstat(path)
+		if err != nil || time.Since(info.ModTime()) < staleAge {
+			continue
+		}
+		conn, dialled := net.DialUnix("unix", nil, &net.UnixAddr{Name: path, Net: "unix"})
+		if dialled == nil {
+			err = conn.Close()
+		} else if errors.Is(dialled, syscall.ECONNREFUSED) {
+			err = os.Remove(path)
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("remove the socket of a process that is gone: %w", err)
+		}
+	}
+	return nil
+}
 
 // control is what devices are configured through.
 type control interface {

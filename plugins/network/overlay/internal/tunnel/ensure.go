@@ -33,10 +33,13 @@ func (t *Tunnel) inUserSpace(k *key) (bool, error) {
 
 // ensure makes the tunnel be as it must.
 func (t *Tunnel) ensure() error {
+	if len(t.networks) == 0 && !t.complete {
+		return nil
+	}
+	if err := removeStaleSockets(); err != nil {
+		t.log.Warn("failed to remove stale sockets of tunnels", zap.Error(err))
+	}
 	if len(t.networks) == 0 {
-		if !t.complete {
-			return nil
-		}
 		return t.remove()
 	}
 	if err := t.ensureKey(); err != nil {
