@@ -29,6 +29,7 @@ type options struct {
 	asJSON    bool
 	keep      bool
 	network   bool
+	networks  bool
 	profile   string
 	// out and from are files of results, document is a page that shows them.
 	out, from, document string
@@ -66,6 +67,7 @@ func parse(args []string) (*options, error) {
 	fs.BoolVar(&o.asJSON, "json", false, "print each run as a line of JSON, too")
 	fs.BoolVar(&o.keep, "keep", false, "keep the directory with the daemons' logs")
 	fs.BoolVar(&o.network, "network", false, "attach the tasks of services to one network, whose plugin does nothing; compare with a run without it")
+	fs.BoolVar(&o.networks, "networks", false, "measure everything that networks must reach, instead of scenarios, and print it beside the limits; needs root and the repository's root as working directory")
 	fs.StringVar(&o.profile, "profile", "", "directory for CPU profiles of each manager and of Consul, taken for 3 s from the start of what is measured; of a deployment also from the start of its stop")
 	fs.StringVar(&o.out, "out", "", "file to keep the results in, as JSON")
 	fs.StringVar(&o.from, "from", "", "file of results to report instead of measuring")
@@ -95,6 +97,9 @@ func parse(args []string) (*options, error) {
 }
 
 func run(ctx context.Context, o *options) error {
+	if o.networks {
+		return measureNetworks(ctx, o)
+	}
 	m, failed, err := results(ctx, o)
 	if err != nil {
 		return err
