@@ -63,7 +63,7 @@ func presentedIn(ctx context.Context) presented {
 	return p
 }
 
-// Handshakes returns credentials that tell the guard of connections that they
+// Handshakes wraps credentials so that the guard logs and counts the connections that they
 // refuse.
 func (g *Guard) Handshakes(c credentials.TransportCredentials) credentials.TransportCredentials {
 	if g == nil {

@@ -54,13 +54,13 @@ const (
 	reasonForbidden = "forbidden"
 )
 
-// New returns a guard. Domain tells the trust domain that peers must be of: that
-// of the daemon's own certificate.
+// New returns a guard. Domain returns the trust domain that peers must belong to: that of
+// the daemon's own certificate.
 func New(domain func() string, log *zap.Logger, metrics prometheus.Registerer) (*Guard, error) {
 	g := &Guard{
 		domain: domain,
-		// Callers without credentials decide how often something is refused, and must not
-		// fill a disk with that.
+		// Callers without credentials decide how often calls are refused, and must not fill
+		// a disk with log lines.
 		log: log.WithOptions(zap.WrapCore(func(c zapcore.Core) zapcore.Core {
 			return zapcore.NewSamplerWithOptions(c, time.Second, 100, 1000)
 		})),
@@ -112,7 +112,7 @@ func (g *Guard) OnRefused(f Refused) {
 	}
 }
 
-// presented holds the credentials of one call.
+// presented are the credentials of one call.
 type presented struct {
 	address       string
 	tls           *tls.ConnectionState
@@ -137,7 +137,7 @@ func CallerOf(ctx context.Context) (Caller, bool) {
 	return c, ok
 }
 
-// admitCall admits a call of gRPC's or refuses it.
+// admitCall admits or refuses a call of gRPC.
 func (g *Guard) admitCall(ctx context.Context, method string, p presented) (context.Context, error) {
 	rules := g.rules.Load()
 	if rules == nil {
@@ -167,7 +167,7 @@ func (g *Guard) admit(ctx context.Context, what string, rule *authv1.Rule, p pre
 	return context.WithValue(ctx, callerKey{}, caller), nil
 }
 
-// how tells a caller without an identity how to authenticate.
+// how says how a caller without an identity can authenticate.
 func (g *Guard) how(p presented) string {
 	if p.certificateOnly || g.tokens.Load() == nil {
 		return "connect with a client certificate of the cluster"
@@ -243,8 +243,7 @@ func (g *Guard) refuse(what, reason string, p presented, caller Caller, err erro
 	return err
 }
 
-// Refuse does so for a handler that knows better than the rule that its caller
-// may not.
+// Refuse refuses a call for a handler whose own check is stricter than the method's rule.
 func (g *Guard) Refuse(ctx context.Context, method string, err error) error {
 	if g == nil {
 		return err

@@ -5,8 +5,8 @@ import (
 	"net/netip"
 )
 
-// HostOf returns whom an address belongs to: of IPv6 that is a network of 64 bits,
-// in which one host has as many addresses as it likes.
+// HostOf returns the host of an address. For IPv6 that is a network of 64 bits, in which
+// one host can have any number of addresses.
 func HostOf(address string) string {
 	host, _, err := net.SplitHostPort(address)
 	if err != nil {

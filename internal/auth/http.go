@@ -10,8 +10,7 @@ import (
 	authv1 "github.com/musterhq/muster/api/muster/auth/v1"
 )
 
-// AdmitREST admits an HTTP request that stands for a call of a method, or
-// refuses it.
+// AdmitREST admits or refuses an HTTP request that represents a call of a method.
 func (g *Guard) AdmitREST(r *http.Request, method string) (context.Context, error) {
 	if g == nil {
 		return r.Context(), nil

@@ -35,14 +35,14 @@ func (g *Guard) UnauthenticatedOptions() []grpc.ServerOption {
 	return []grpc.ServerOption{grpc.InTapHandle(l.look), grpc.MaxConcurrentStreams(unauthenticatedStreams)}
 }
 
-// unauthenticatedLimiter is where calls of peers without a certificate come in.
+// unauthenticatedLimiter limits the calls of peers without a certificate.
 type unauthenticatedLimiter struct {
 	guard *Guard
 	// open counts them by host.
 	open *quota.Open
 }
 
-// look must not wait, for the whole connection would.
+// look must not block, because it would block the whole connection.
 func (l *unauthenticatedLimiter) look(ctx context.Context, call *tap.Info) (context.Context, error) {
 	p := presentedIn(ctx)
 	if p.tls != nil && len(p.tls.VerifiedChains) > 0 {
@@ -55,8 +55,7 @@ func (l *unauthenticatedLimiter) look(ctx context.Context, call *tap.Info) (cont
 		// Permissions are checked later.
 		return ctx, nil
 	}
-	// Whose token it is cannot be told while the tables are loaded: the call waits
-	// for that.
+	// While the tables are loading, the owner of a token is not known: the call waits.
 	waits := status.Code(err) == codes.Unavailable
 	if !waits {
 		if _, err := l.guard.admitCall(now, call.FullMethodName, p); err != nil {
@@ -67,7 +66,7 @@ func (l *unauthenticatedLimiter) look(ctx context.Context, call *tap.Info) (cont
 	if !l.open.Enter(host) {
 		return nil, TooMany(time.Second, "%s has %d calls open without an identity", host, unauthenticatedCalls)
 	}
-	// It ends with the call.
+	// The slot is released when the call ends.
 	context.AfterFunc(ctx, func() { l.open.Leave(host) })
 	if waits {
 		return ctx, nil

@@ -66,8 +66,8 @@ func (n *Node) Offer(kind string) *Offer {
 	return sick
 }
 
-// executors returns what the node's executors offer. It is worked out when it is
-// first asked for: most nodes are only asked for labels.
+// executors returns what the node's executors offer. It is computed on first use, because
+// most nodes are only asked for labels.
 func (n *Node) executors() []Offer {
 	if known := n.offers.Load(); known != nil {
 		return *known
@@ -239,8 +239,8 @@ func newRuntime(name string, task *musterv1.TaskSpec) *runtime {
 	return r
 }
 
-// Remember has the verdicts on the request's payload kept in v under the digest of
-// its task spec.
+// Remember makes the request keep the verdicts on its payload in v, under the digest of its
+// task spec.
 func (r *Request) Remember(v *Verdicts, spec string) {
 	for _, c := range r.runtimes {
 		c.verdicts, c.spec = v, spec
@@ -250,7 +250,7 @@ func (r *Request) Remember(v *Verdicts, spec string) {
 	}
 }
 
-// checkRuntimes asks whether an executor that runs the kind takes all containers.
+// checkRuntimes reports whether an executor that runs the kind accepts all containers.
 func (r *Request) checkRuntimes(o *Offer) Filter {
 	for _, c := range r.runtimes {
 		if refusal := c.check(o); refusal != FilterNone {
@@ -260,8 +260,8 @@ func (r *Request) checkRuntimes(o *Offer) Filter {
 	return FilterNone
 }
 
-// check asks whether an executor that runs the kind takes the spec. A request
-// without a spec asks for nothing more than the kind.
+// check reports whether an executor that runs the kind accepts the spec. A request without
+// a spec requires only the kind.
 func (r *runtime) check(o *Offer) Filter {
 	if r == nil {
 		return FilterNone

@@ -7,16 +7,16 @@ import "container/heap"
 type Candidate struct {
 	*Node
 	*Usage
-	// Avoid says that tasks like these went wrong there lately: the node is taken
-	// when there is no other.
+	// Avoid means that such tasks failed on the node lately. The node is chosen only if
+	// there is no other.
 	Avoid bool
 }
 
-// Spread chooses nodes for up to count tasks of one request: each goes to a
-// node that is not to be avoided, with the fewest tasks of its service, then with the fewest tasks in all
-// (SwarmKit's order), then to the first of the candidates. Take is called for each choice
-// after the usage was counted up. It returns how many were placed. If that is fewer
-// than asked for, all candidates refuse the request: [Request.Refusals] says why.
+// Spread chooses nodes for up to count tasks of one request. Each task goes to a node that
+// is not to be avoided, with the fewest tasks of its service, then with the fewest tasks in
+// all (SwarmKit's order), then to the first of the candidates. Spread calls take for each
+// choice, after it has added the task to the usage. It returns how many tasks it placed. If
+// that is fewer than count, all candidates refuse the request: [Request.Refusals] says why.
 func (r *Request) Spread(candidates []Candidate, count int, take func(Candidate)) int {
 	s := &spread{}
 	for i, c := range candidates {

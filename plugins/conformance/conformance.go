@@ -1,12 +1,11 @@
-// Package conformance is what an executor has to pass to keep the contract, as
-// rules. It starts the executor as a worker does, as a process of its own that is
-// spoken to over gRPC with mutual TLS, and asks of it what the contract
-// promises: that calls may be repeated, that the process may be killed at any
-// moment with nothing doubled and nothing lost, that an end is known however
-// late one asks, and that Remove leaves nothing.
+// Package conformance tests whether an executor follows the contract, as a set of rules. It
+// starts the executor as a worker does: as a process of its own, with gRPC over mutual TLS.
+// The rules check what the contract promises: that calls may be repeated, that the process
+// may be killed at any moment and nothing is doubled or lost, that an end is known however
+// late it is asked for, and that Remove leaves nothing.
 //
-// `muster plugin test` tries a program with [Try]; package executortest makes
-// the rules tests of Go's.
+// `muster plugin test` tests a program with [Try]. Package executortest runs the rules as
+// Go tests.
 package conformance
 
 import (
@@ -28,45 +27,46 @@ import (
 	"github.com/musterhq/muster/plugins/sdk/wire"
 )
 
-// defaultPatience bounds every call of the suite that is not meant to wait, but
-// for where a harness says otherwise.
+// defaultPatience bounds every call that is not meant to wait, unless a harness sets
+// another bound.
 const defaultPatience = 60 * time.Second
 
-// Harness is one plugin under test, and the means to look behind its back.
+// Harness is a plugin under test, with ways to observe it from outside.
 type Harness struct {
 	// Plugin is the plugin's process, holding no tasks yet.
 	Plugin *Plugin
 	// Network says how networks are made for a network plugin. The fields that follow
 	// are for executors, except Left, Settle and Patience.
 	Network *NetworkOptions
-	// Spec makes the spec of a task that behaves so.
+	// Spec returns the spec of a task with a behavior.
 	Spec func(Behavior) *musterv1.TaskSpec
-	// Wrong are specs that Prepare must refuse for what the field says.
+	// Wrong are specs that Prepare must refuse, by the field that is wrong.
 	Wrong map[string]*musterv1.TaskSpec
-	// Running counts what really runs of a task, without asking the executor:
-	// processes or containers. Nil if there is no other way to know.
+	// Running counts the processes or containers of a task without asking the executor. It
+	// is nil if there is no way to do so.
 	Running func(taskID string) int
-	// Settle is how long what really runs may lag behind what the executor says.
+	// Settle is how long that count may lag behind what the executor reports.
 	Settle time.Duration
-	// Watch is told which task a spec was made for. It may be nil.
+	// Watch is called with the task that a spec was made for. It may be nil.
 	Watch func(taskID string, spec *musterv1.TaskSpec)
-	// Left names what is left of a task on the machine. Nil as above.
+	// Left names what is left of a task on the machine. It is nil if there is no way to
+	// know.
 	Left func(taskID string) []string
 	// Patience bounds calls that are not meant to wait; 0 is a minute.
 	Patience time.Duration
-	// Slow is true if a task takes more than some milliseconds to start. The
-	// suite then kills the process at fewer moments.
+	// Slow means that a task takes more than some milliseconds to start. Then the process
+	// is killed at fewer moments.
 	Slow bool
 }
 
-// Behavior is what a task of the suite does.
+// Behavior is what a task of a rule does.
 type Behavior struct {
-	// Forever runs until it is told to stop; otherwise the task runs for RunFor.
+	// Forever runs until it is stopped. Otherwise the task runs for RunFor.
 	Forever  bool
 	RunFor   time.Duration
 	ExitCode int32
-	// Stubborn ignores the polite request to stop. How a task takes the request
-	// must be settled before it writes its first line.
+	// Stubborn ignores the request to stop. A task must have set its handling of that
+	// request before it writes its first line.
 	Stubborn bool
 	// Sick has a health check that fails: it writes [SickOutput] and exits with
 	// code [SickExitCode]. Specs of executors without health checks ignore it.
@@ -88,7 +88,7 @@ const (
 	SickExitCode = 3
 )
 
-// T is what a rule tells its findings to: a [testing.T], or a [trial].
+// T receives the findings of a rule: a [testing.T], or a [trial].
 type T interface {
 	Helper()
 	Log(args ...any)
@@ -97,26 +97,26 @@ type T interface {
 	Fatal(args ...any)
 	Fatalf(format string, args ...any)
 	Failed() bool
-	// Context ends when the rule has been tried, before what Cleanup was given.
+	// Context ends when the rule has ended, before the functions given to Cleanup run.
 	Context() context.Context
 	Cleanup(f func())
 }
 
-// Rule is one thing that the contract asks of an executor.
+// Rule is one requirement of the contract.
 type Rule struct {
 	Name string
-	// Asks says what that is, in a sentence.
+	// Asks states the requirement in a sentence.
 	Asks string
 	// Needs is the capability without which the rule asks only that calls are
 	// answered UNIMPLEMENTED, or nothing if there is no call of its own for it.
 	Needs  string
 	noCall bool
-	// Ends says that the rule starts and ends tasks.
+	// Ends means that the rule starts and ends tasks.
 	Ends bool
 	test func(*suite)
 }
 
-// Rules are all rules, in the order in which an author meets them.
+// Rules are all rules, in the order in which an author needs them.
 func Rules() []Rule {
 	return []Rule{
 		{Name: "Describe", Asks: "Describe says name, version, kinds and health, and a schema that fits what runs", test: (*suite).describe},
@@ -149,29 +149,29 @@ func Rules() []Rule {
 	}
 }
 
-// Check tries the rule on an executor that holds no tasks yet.
+// Check tests the rule on an executor that holds no tasks yet.
 func (r Rule) Check(t T, h *Harness) {
 	t.Helper()
 	r.test(&suite{T: t, Harness: h, node: nextName("node")})
 }
 
-// suite is one part of the suite at work.
+// suite is one run of a rule.
 type suite struct {
 	T
 	*Harness
 	node string
-	// cleans says that networks are removed after the rule.
+	// cleans means that networks are removed after the rule.
 	cleans bool
 }
 
-// names makes ids that no two tests of a process share.
+// names makes ids that are unique within a process.
 var names atomic.Int64
 
 func nextName(kind string) string {
 	return fmt.Sprintf("%s%dx%d", kind, time.Now().UnixNano(), names.Add(1))
 }
 
-// task makes a task, and takes care that nothing of it is left after the test.
+// task makes a task that is removed after the test.
 func (s *suite) task(behavior Behavior) *executorv1.Task {
 	s.Helper()
 	return s.taskOf(s.Spec(behavior))
@@ -189,24 +189,24 @@ func (s *suite) taskOf(spec *musterv1.TaskSpec) *executorv1.Task {
 	s.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), s.patience())
 		defer cancel()
-		// A test that ended well has removed it; the plugin may be gone.
+		// A test that succeeded has removed it, and the plugin may have ended.
 		_, _ = s.Plugin.Service().Remove(ctx, &executorv1.RemoveRequest{TaskId: id})
 	})
 	return task
 }
 
-// calls are the calls of one task that keep the handle as a worker does.
+// calls makes the calls of one task, and keeps the handle as a worker does.
 type calls struct {
 	*suite
 	task   *executorv1.Task
 	handle []byte
-	// network is what Start is told of the network of a networked task.
+	// network is passed to Start for a networked task.
 	network *executorv1.TaskNetwork
 }
 
 func (s *suite) on(task *executorv1.Task) *calls { return &calls{suite: s, task: task} }
 
-// patience is how long a call may take that is not meant to wait.
+// patience returns how long a call may take that is not meant to wait.
 func (s *suite) patience() time.Duration {
 	if s.Patience > 0 {
 		return s.Patience
@@ -264,7 +264,7 @@ func (c *calls) tryWait() (*executorv1.WaitResponse, error) {
 	return call(c.suite, c.Plugin.Service().Wait, &executorv1.WaitRequest{TaskId: c.task.GetId(), Handle: c.handle})
 }
 
-// tryShutdown calls Shutdown; without a grace period the spec's counts.
+// tryShutdown calls Shutdown. Without a grace period, the spec's applies.
 func (c *calls) tryShutdown(grace *durationpb.Duration) (*executorv1.ShutdownResponse, error) {
 	return call(c.suite, c.Plugin.Service().Shutdown, &executorv1.ShutdownRequest{TaskId: c.task.GetId(), Handle: c.handle, GracePeriod: grace})
 }
@@ -294,22 +294,22 @@ func (c *calls) start() *executorv1.StartResponse {
 	return response
 }
 
-// startReady starts a task that says "ready", and waits until it has, so that
-// it is known how it will take what comes.
+// startReady starts a task that writes "ready", and waits for that line. Then it is known
+// how the task handles signals.
 func (c *calls) startReady() *executorv1.StartResponse {
 	c.Helper()
 	started := c.start()
 	if c.has("logs") {
 		c.line(ready)
 	} else if c.Running != nil {
-		// What runs has settled that before it is counted.
+		// The task's process has done that before it is counted.
 		c.counted(1)
 	}
 	return started
 }
 
-// counted counts what really runs of the task, until it is as many as wanted or
-// has had its time.
+// counted counts the processes of the task until there are as many as wanted, or the time
+// is over.
 func (c *calls) counted(want int) int {
 	var n int
 	eventually(c.Context(), c.Settle, func() bool {
@@ -319,7 +319,7 @@ func (c *calls) counted(want int) int {
 	return n
 }
 
-// ready is what a task says that is waited for.
+// ready is the line that a task writes when it is ready.
 const ready = "ready"
 
 func (c *calls) wait() *executorv1.WaitResponse {
@@ -363,7 +363,7 @@ func (c *calls) removed() {
 	c.gone()
 }
 
-// stopped checks that nothing of the task runs.
+// stopped checks that no process of the task runs.
 func (c *calls) stopped(when string) {
 	c.Helper()
 	if c.Running != nil {
@@ -387,7 +387,7 @@ func (c *calls) gone() {
 	}
 }
 
-// running checks that the task runs, once.
+// running checks that the task runs exactly once.
 func (c *calls) running() {
 	c.Helper()
 	if listed := c.listed(); listed.GetState() != executorv1.ListedTask_RUNNING {
@@ -400,7 +400,7 @@ func (c *calls) running() {
 	}
 }
 
-// listed returns what List says of the task, or nil.
+// listed returns the task's entry in List, or nil.
 func (c *calls) listed() *executorv1.ListedTask {
 	c.Helper()
 	var found *executorv1.ListedTask
@@ -425,7 +425,7 @@ func (s *suite) list(node string) []*executorv1.ListedTask {
 	return response.GetTasks()
 }
 
-// said is what the executor says of itself; nil if it does not.
+// said returns the executor's description, or nil if Describe fails.
 func (h *Harness) said(ctx context.Context) *executorv1.DescribeResponse {
 	description, err := h.Plugin.Service().Describe(ctx, &executorv1.DescribeRequest{})
 	if err != nil {
@@ -434,7 +434,7 @@ func (h *Harness) said(ctx context.Context) *executorv1.DescribeResponse {
 	return description
 }
 
-// has tells whether the executor has a capability.
+// has reports whether the executor has a capability.
 func (s *suite) has(capability string) bool {
 	s.Helper()
 	return slices.Contains(capabilities(s.description()), capability)

@@ -30,11 +30,11 @@ type Plugin struct {
 	network networkv1.NetworkServiceClient
 }
 
-// StartProgram starts a program as a plugin, with the given variables beside a
-// bare environment. It ends with the test.
+// StartProgram starts a program as a plugin, with the given variables and a minimal
+// environment. It ends with the test.
 func StartProgram(t T, command []string, env ...string) *Plugin {
 	t.Helper()
-	// A process that is killed leaves its socket behind.
+	// A killed process leaves its socket behind.
 	sockets, err := shortTempDir()
 	if err != nil {
 		t.Fatal(err)
@@ -78,14 +78,14 @@ func shortTempDir() (string, error) {
 // endTime is how long the end of a process may take.
 const endTime = 15 * time.Second
 
-// Service is the executor as it can be reached now.
+// Service returns a client of the executor's present process.
 func (p *Plugin) Service() executorv1.ExecutorServiceClient {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.service
 }
 
-// Network is the network plugin as it can be reached now.
+// Network returns a client of the network plugin's present process.
 func (p *Plugin) Network() networkv1.NetworkServiceClient {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -97,7 +97,7 @@ func (p *Plugin) Kill() {
 	p.t.Helper()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	// That it is gone already is as well.
+	// It may have ended already.
 	if p.process != nil {
 		_ = p.process.Kill()
 	}
@@ -106,10 +106,10 @@ func (p *Plugin) Kill() {
 	}
 }
 
-// held is why the end of a process is not seen.
+// held is the reason why the end of a process is not noticed.
 const held = "what the executor has started holds its standard output or error open: tasks need their own"
 
-// ended ends a process, and says whether all that belongs to it has ended then.
+// ended ends a process, and reports whether everything that belongs to it has ended then.
 // go-plugin waits for the end of its output without limit.
 func ended(client *plugin.Client) bool {
 	done := make(chan struct{})
@@ -134,7 +134,7 @@ func (p *Plugin) Restart() {
 	p.Start()
 }
 
-// Start starts the process; it must not be running.
+// Start starts the process. It must not be running.
 func (p *Plugin) Start() {
 	p.t.Helper()
 	p.mu.Lock()
@@ -163,7 +163,7 @@ func (p *Plugin) Start() {
 	}
 }
 
-// testLog brings a plugin's log lines into the test's, while there is a test.
+// testLog writes a plugin's log to the test's log while the test runs.
 type testLog struct {
 	t T
 
@@ -188,9 +188,9 @@ func (l *testLog) Write(line []byte) (int, error) {
 	return len(line), nil
 }
 
-// eventually asks again and again until the answer is yes or the time is over:
-// the one place where these tests poll, because what another process does to the
-// system cannot be waited for otherwise.
+// eventually polls until the answer is yes or the time is over. It is the only place where
+// these tests poll, because the effect of another process on the system cannot be awaited
+// otherwise.
 func eventually(ctx context.Context, within time.Duration, ask func() bool) bool {
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()

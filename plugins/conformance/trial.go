@@ -9,10 +9,10 @@ import (
 	"sync"
 )
 
-// mostOutput is how many lines of an executor's output a trial keeps, the last.
+// mostOutput is how many of the last lines of an executor's output a trial keeps.
 const mostOutput = 20
 
-// trial is one rule being tried outside of a Go test. It notes what is found.
+// trial tests one rule outside of a Go test, and records the findings.
 type trial struct {
 	ctx context.Context
 
@@ -24,7 +24,7 @@ type trial struct {
 
 var _ T = (*trial)(nil)
 
-// run tries something to its end, or to what is fatal for it, and cleans up.
+// run runs a function until it returns or fails, and cleans up.
 func (t *trial) run(ctx context.Context, test func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	t.ctx = ctx
@@ -43,7 +43,7 @@ func (t *trial) run(ctx context.Context, test func()) {
 	}
 }
 
-// goexits runs f in a goroutine that Fatal may end.
+// goexits runs f in a goroutine of its own, which Fatal ends.
 func (t *trial) goexits(f func()) {
 	done := make(chan struct{})
 	go func() {

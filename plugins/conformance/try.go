@@ -20,43 +20,42 @@ import (
 	"github.com/musterhq/muster/plugins/sdk/wire"
 )
 
-// Options say what is tried, and how.
+// Options say what to test.
 type Options struct {
 	// Command is the plugin's program, and its arguments.
 	Command []string
-	// Env are variables that it gets beside a bare environment.
+	// Env are variables in addition to a minimal environment.
 	Env []string
-	// Task makes the tasks that an executor is to run.
+	// Task makes the tasks for an executor.
 	Task *Template
-	// Network says how networks are made for a network plugin; nil if the plugin is an
-	// executor.
+	// Network says how networks are made for a network plugin. It is nil for an executor.
 	Network *NetworkOptions
-	// Rules are those that are tried; none means all.
+	// Rules are the rules to test; none means all.
 	Rules []string
-	// Parallel is how many are tried at once.
+	// Parallel is the number of rules that are tested at once.
 	Parallel int
 	// Patience bounds calls that are not meant to wait; 0 is a minute.
 	Patience time.Duration
 }
 
-// Outcome is what came of a rule.
+// Outcome is the outcome of a rule.
 type Outcome string
 
 // The outcomes of a rule.
 const (
 	Kept   Outcome = "kept"
 	Broken Outcome = "broken"
-	// NotTried is a rule for which there are no means.
+	// NotTried is the outcome of a rule that cannot be tested here.
 	NotTried Outcome = "not tried"
 )
 
-// Result tells of one rule.
+// Result is the result of one rule.
 type Result struct {
 	Rule    string  `json:"rule"`
 	Asks    string  `json:"asks"`
 	Outcome Outcome `json:"outcome"`
 	Note    string  `json:"note,omitempty"`
-	// Untried says what of the rule was not tried, and why.
+	// Untried says which parts of the rule were not tested, and why.
 	Untried []string      `json:"untried,omitempty"`
 	Faults  []string      `json:"faults,omitempty"`
 	Output  []string      `json:"output,omitempty"`
@@ -64,12 +63,12 @@ type Result struct {
 	Took    time.Duration `json:"-"`
 }
 
-// Try tries rules on an executor, each with a process and a state directory of
-// its own. It returns an error if it could not try.
+// Try tests rules on a plugin, each with a process and a state directory of its own. It
+// returns an error if it could not test.
 func Try(ctx context.Context, o Options) ([]Result, error) {
 	rules := Rules()
 	if o.Network != nil {
-		// What a network plugin does to the machine is seen by all rules.
+		// All rules see what a network plugin does to the machine.
 		rules, o.Parallel = NetworkRules(), 1
 	}
 	if len(o.Rules) > 0 {
@@ -105,11 +104,10 @@ func Try(ctx context.Context, o Options) ([]Result, error) {
 	return results, ctx.Err()
 }
 
-// starts is asked before all rules: none is kept by an executor that does not
-// start.
+// starts is tested first: an executor that does not start follows no rule.
 var starts = Rule{Name: "Starts", Asks: "the program starts and shakes hands as a worker expects it", test: func(*suite) {}}
 
-// try tries one rule.
+// try tests one rule.
 func (o Options) try(ctx context.Context, rule Rule, dir string) (result Result) {
 	began := time.Now()
 	t := &trial{}
@@ -143,7 +141,7 @@ func (o Options) try(ctx context.Context, rule Rule, dir string) (result Result)
 	return result
 }
 
-// untried says what of a rule that was tried was left out.
+// untried names the parts of a tested rule that were left out.
 func (o Options) untried(ctx context.Context, rule Rule, h *Harness) []string {
 	if h.Network != nil {
 		return untriedOfNetwork(rule, h)
@@ -173,8 +171,8 @@ func (o Options) untried(ctx context.Context, rule Rule, h *Harness) []string {
 	return untried
 }
 
-// harness starts the executor and looks behind its back by what any executor
-// leaves to be seen: processes, and files of its state.
+// harness starts the executor and observes what is visible of any executor: processes, and
+// files of its state.
 func (o Options) harness(t *trial, dir string) *Harness {
 	env := append([]string{wire.StateDirKey + "=" + dir}, o.Env...)
 	left := func(taskID string) []string { return filesNamed(dir, taskID) }
@@ -219,7 +217,7 @@ func filesNamed(dir, id string) []string {
 	return found
 }
 
-// capabilities are those that the plugin has by its own word.
+// capabilities returns the capabilities that the plugin reports.
 func (h *Harness) capabilities(ctx context.Context) []string {
 	if h.Network == nil {
 		return capabilities(h.said(ctx))

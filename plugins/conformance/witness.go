@@ -16,15 +16,15 @@ import (
 // newMark makes digits that no other task's process has in its arguments.
 func newMark() string { return fmt.Sprintf("%015d", rand.Int64N(1e15)) }
 
-// marks finds the processes of tasks, without asking the executor, by the mark
-// that their specs hold.
+// marks finds the processes of tasks, without asking the executor, by the mark in their
+// specs.
 type marks struct {
 	mu     sync.Mutex
 	bySpec map[*musterv1.TaskSpec]string
 	byTask map[string]string
 }
 
-// add notes the mark of a spec.
+// add records the mark of a spec.
 func (m *marks) add(mark string, spec *musterv1.TaskSpec) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -34,7 +34,7 @@ func (m *marks) add(mark string, spec *musterv1.TaskSpec) {
 	m.bySpec[spec] = mark
 }
 
-// of notes which task a spec was made for.
+// of records which task a spec was made for.
 func (m *marks) of(taskID string, spec *musterv1.TaskSpec) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -68,5 +68,5 @@ func (m *marks) running(taskID string) int {
 	return count
 }
 
-// canSeeProcesses says whether the system tells of its processes.
+// canSeeProcesses reports whether processes of the system are visible.
 func canSeeProcesses() bool { return runtime.GOOS == "linux" }
