@@ -43,6 +43,8 @@ var scenarios = []*scenario{
 		}, run: deploy},
 	{name: "distinct", help: "the same for services of one task each, every one with a spec of its own, created by 32 clients",
 		defaults: []size{{workers: 10, tasks: 1000}}, run: distinct},
+	{name: "stack", help: "a stack of services of one task each from its deployment until all run, its deployment again without a change, and its removal",
+		defaults: []size{{workers: 10, tasks: 50}}, run: deployStack},
 	{name: "update", help: "a service from its update until all its tasks run as updated: all at once, 100 at a time, 10 at a time",
 		defaults: []size{{workers: 100, tasks: 1000}}, run: update},
 	{name: "change", help: "what one change costs in a cluster that runs tasks already: CPU and bytes",

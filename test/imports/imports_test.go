@@ -77,8 +77,8 @@ func TestImportsPointOneWay(t *testing.T) {
 		"compose": {},
 		// Programs that show how Muster is used, and need nothing of it.
 		"examples": {},
-		"bench":    {"kit", "internal", "workerd", "plugins", "api"},
-		"test":     {"test", "kit", "internal", "plugins", "api", "compose"},
+		"bench":    {"kit", "internal", "workerd", "plugins", "api", "stack"},
+		"test":     {"test", "kit", "internal", "plugins", "api", "compose", "stack"},
 		// What tests start: it knows programs, and no package of a daemon. The product
 		// must not import it, except in its tests.
 		"kit": {"kit", "internal", "api", "compose"},
