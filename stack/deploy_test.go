@@ -75,6 +75,39 @@ func TestUpdateNamesChangedFields(t *testing.T) {
 	})
 }
 
+func TestGenericRuntimesFollowVersionsOfFiles(t *testing.T) {
+	t.Parallel()
+	run(t, func(t *testing.T, c *cluster) {
+		for _, name := range []string{"a", "b"} {
+			if err := c.createExternal("config", name); err != nil {
+				t.Fatal(err)
+			}
+		}
+		spec := shop()
+		c.join("null")
+		spec.Services[0].Task.Runtime = &musterv1.TaskSpec_Generic{Generic: &musterv1.GenericRuntime{Kind: "null"}}
+		spec.Services[0].Task.Networks = nil
+		spec.Services[0].Task.ResourceReferences = []*musterv1.ResourceReference{
+			{Type: musterv1.ResourceReference_CONFIG, Id: "shop_conf"}, {Type: musterv1.ResourceReference_SECRET, Id: "shop_password"},
+			{Type: musterv1.ResourceReference_CONFIG, Id: "a"},
+		}
+		c.deploy(spec, stack.Options{})
+		wantList(t, "plan", c.plan(spec, stack.Options{}), nil)
+		spec.Secrets[0].Data = []byte("other")
+		c.deploy(spec, stack.Options{})
+		wantList(t, "plan of former versions", c.plan(spec, stack.Options{}), []string{"remove secret shop_password"})
+		web, err := c.GetService(t.Context(), &musterv1.GetServiceRequest{Service: "shop_web"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r := web.Service.Spec.Task.ResourceReferences[1]; r.File.GetName() != "shop_password" {
+			t.Errorf("the secret's path changed to %v", r.File)
+		}
+		spec.Services[0].Task.ResourceReferences[2].Id = "b"
+		wantList(t, "plan of another config", c.plan(spec, stack.Options{}), []string{"update service shop_web", "remove secret shop_password"})
+	})
+}
+
 func TestRestartsThatWereAskedForStay(t *testing.T) {
 	t.Parallel()
 	run(t, func(t *testing.T, c *cluster) {

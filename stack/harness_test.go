@@ -103,6 +103,23 @@ func (c *cluster) converge() {
 	synctest.Wait()
 }
 
+// join adds a node with an executor.
+func (c *cluster) join(executor string) {
+	c.t.Helper()
+	err := c.Update(c.t.Context(), func(tx *store.Tx) error {
+		c.Tables.NodeStates.Put(tx, "n1", &recordv1.NodeState{State: musterv1.NodeStatus_READY, Description: &musterv1.NodeDescription{
+			Executors: []*musterv1.ExecutorDescription{{
+				Name: executor, Version: "1", Kinds: []string{executor}, Capabilities: []string{"files"}, Health: musterv1.ExecutorDescription_HEALTHY,
+			}},
+		}})
+		return nil
+	})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	synctest.Wait()
+}
+
 // startTask gives a service a task, which must be gone before what it uses is removed.
 func (c *cluster) startTask(service string) (end func()) {
 	c.t.Helper()

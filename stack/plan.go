@@ -237,6 +237,11 @@ func (o *objects) normalized(spec *musterv1.ServiceSpec) *musterv1.ServiceSpec {
 			n.Target = name
 		}
 	}
+	for _, r := range spec.Task.GetResourceReferences() {
+		if name, ok := o.fileNames[r.Id]; ok {
+			r.Id = name
+		}
+	}
 	for _, c := range taskspec.Containers(spec.Task) {
 		for _, r := range c.Configs {
 			if r.ConfigName != "" {
@@ -262,6 +267,23 @@ func (o *objects) normalized(spec *musterv1.ServiceSpec) *musterv1.ServiceSpec {
 // objects that have their data.
 func withFiles(s *musterv1.ServiceSpec, configs, secrets map[string]string) *musterv1.ServiceSpec {
 	s = proto.CloneOf(s)
+	for _, r := range s.Task.GetResourceReferences() {
+		names := configs
+		if r.Type == musterv1.ResourceReference_SECRET {
+			names = secrets
+		}
+		if r.File.GetName() == "" {
+			// The path must not change with the version.
+			r.File = proto.CloneOf(r.File)
+			if r.File == nil {
+				r.File = &musterv1.FileTarget{}
+			}
+			r.File.Name = r.Id
+		}
+		if name, ok := names[r.Id]; ok {
+			r.Id = name
+		}
+	}
 	for _, c := range taskspec.Containers(s.Task) {
 		for _, r := range c.Configs {
 			if name, ok := configs[r.ConfigName]; ok {

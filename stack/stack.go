@@ -189,6 +189,8 @@ type objects struct {
 	secrets  []*musterv1.Secret
 	// networkNames holds the names of all networks by their ids.
 	networkNames map[string]string
+	// fileNames holds the names of all configs and secrets by their ids.
+	fileNames map[string]string
 }
 
 func (o *objects) count() int {
@@ -221,7 +223,7 @@ func selector(name string) []string {
 
 // read returns the objects of a stack.
 func read(ctx context.Context, client Client, name string) (*objects, error) {
-	o := &objects{networkNames: map[string]string{}}
+	o := &objects{networkNames: map[string]string{}, fileNames: map[string]string{}}
 	var err error
 	if o.services, err = Services(ctx, client, name); err != nil {
 		return nil, err
@@ -238,17 +240,29 @@ func read(ctx context.Context, client Client, name string) (*objects, error) {
 			o.networks = append(o.networks, n)
 		}
 	}
-	o.configs, err = paged(func(token string) (*musterv1.ListConfigsResponse, error) {
-		return client.ListConfigs(ctx, &musterv1.ListConfigsRequest{Labels: selector(name), PageSize: pageSize, PageToken: token})
+	configs, err := paged(func(token string) (*musterv1.ListConfigsResponse, error) {
+		return client.ListConfigs(ctx, &musterv1.ListConfigsRequest{PageSize: pageSize, PageToken: token})
 	}, (*musterv1.ListConfigsResponse).GetConfigs)
 	if err != nil {
 		return nil, fmt.Errorf("list configs: %w", err)
 	}
-	o.secrets, err = paged(func(token string) (*musterv1.ListSecretsResponse, error) {
-		return client.ListSecrets(ctx, &musterv1.ListSecretsRequest{Labels: selector(name), PageSize: pageSize, PageToken: token})
+	for _, c := range configs {
+		o.fileNames[c.Id] = c.Spec.GetName()
+		if c.Spec.GetLabels()[Label] == name {
+			o.configs = append(o.configs, c)
+		}
+	}
+	secrets, err := paged(func(token string) (*musterv1.ListSecretsResponse, error) {
+		return client.ListSecrets(ctx, &musterv1.ListSecretsRequest{PageSize: pageSize, PageToken: token})
 	}, (*musterv1.ListSecretsResponse).GetSecrets)
 	if err != nil {
 		return nil, fmt.Errorf("list secrets: %w", err)
+	}
+	for _, s := range secrets {
+		o.fileNames[s.Id] = s.Spec.GetName()
+		if s.Spec.GetLabels()[Label] == name {
+			o.secrets = append(o.secrets, s)
+		}
 	}
 	return o, nil
 }
