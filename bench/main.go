@@ -133,6 +133,9 @@ func results(ctx context.Context, o *options) (m *measurements, failed, err erro
 			if sc.managers > 1 && store != consul {
 				continue // there is one manager of each kind
 			}
+			if sc.sealed && store == consul {
+				continue
+			}
 			for _, size := range sc.sizes(o) {
 				if o.most > 0 && size.workers > o.most {
 					continue

@@ -31,7 +31,10 @@ type scenario struct {
 	own bool
 	// network says that tasks are on a network, whatever is asked for.
 	network bool
-	run     func(context.Context, *site) error
+	// sealed says that the cluster needs a key, which one without TLS has only if it is
+	// embedded.
+	sealed bool
+	run    func(context.Context, *site) error
 }
 
 // scenarios are all there are, in the order in which they are reported.
@@ -44,7 +47,7 @@ var scenarios = []*scenario{
 	{name: "distinct", help: "the same for services of one task each, every one with a spec of its own, created by 32 clients",
 		defaults: []size{{workers: 10, tasks: 1000}}, run: distinct},
 	{name: "stack", help: "a stack of services of one task each from its deployment until all run, its deployment again without a change, and its removal",
-		defaults: []size{{workers: 10, tasks: 50}}, run: deployStack},
+		defaults: []size{{workers: 10, tasks: 50}}, sealed: true, run: deployStack},
 	{name: "update", help: "a service from its update until all its tasks run as updated: all at once, 100 at a time, 10 at a time",
 		defaults: []size{{workers: 100, tasks: 1000}}, run: update},
 	{name: "change", help: "what one change costs in a cluster that runs tasks already: CPU and bytes",
