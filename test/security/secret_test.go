@@ -60,6 +60,14 @@ func TestSecretIsFoundNowhereInTheClear(t *testing.T) {
 	if _, err := admin.RotateSecret(c.with(c.admin), &musterv1.RotateSecretRequest{Secret: "small", Version: small.Secret.Meta.Version, Data: []byte(canary + "-2")}); err != nil {
 		t.Fatal(err)
 	}
+	// The content of a stack holds what its files say.
+	container := &musterv1.ContainerSpec{Image: "nginx", Env: []string{"PASSWORD=" + canary}}
+	stacked := &musterv1.StackSpec{Name: "shop", Source: "PASSWORD: " + canary, Services: []*musterv1.ServiceSpec{{
+		Name: "shop_web", Labels: map[string]string{musterv1.StackLabel: "shop"}, Task: &musterv1.TaskSpec{Runtime: &musterv1.TaskSpec_Container{Container: container}},
+	}}}
+	if _, err := admin.CreateStack(c.with(c.admin), &musterv1.CreateStackRequest{Spec: stacked}); err != nil {
+		t.Fatal(err)
+	}
 	// A mistake must not repeat the data either.
 	_, err = admin.CreateSecret(c.with(c.admin), &musterv1.CreateSecretRequest{Spec: &musterv1.SecretSpec{Name: "a/b", Data: []byte(canary)}})
 	if status.Code(err) != codes.InvalidArgument || holds([]byte(err.Error())) {
@@ -83,6 +91,24 @@ func TestSecretIsFoundNowhereInTheClear(t *testing.T) {
 	_, err = admin.RotateSecret(c.with(viewer.Secret), &musterv1.RotateSecretRequest{Secret: "small", Version: 1, Data: []byte("x")})
 	if status.Code(err) != codes.PermissionDenied {
 		t.Errorf("rotate as viewer: %v", err)
+	}
+
+	// A viewer sees that there is a stack, and an operator what it holds.
+	operator, err := admin.CreateToken(c.with(c.admin), &musterv1.CreateTokenRequest{Name: "oscar", Role: "operator"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen, err := admin.GetStack(c.with(viewer.Secret), &musterv1.GetStackRequest{Stack: "shop"})
+	if err != nil || holds([]byte(seen.String())) || seen.Stack.Revision.By != "admin admin" {
+		t.Errorf("stack as viewer: %v, %v", seen, err)
+	}
+	_, err = admin.GetStackRevision(c.with(viewer.Secret), &musterv1.GetStackRevisionRequest{Stack: "shop"})
+	if status.Code(err) != codes.PermissionDenied {
+		t.Errorf("content of stack as viewer: %v", err)
+	}
+	content, err := admin.GetStackRevision(c.with(operator.Secret), &musterv1.GetStackRevisionRequest{Stack: "shop"})
+	if err != nil || content.Spec.Source != stacked.Source {
+		t.Errorf("content of stack as operator: %v, %v", content, err)
 	}
 
 	client, err := api.NewClient(&api.Config{Address: c.store[1]})
