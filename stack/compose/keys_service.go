@@ -7,7 +7,7 @@ func serviceKeys() []key {
 	const health = s + "healthcheck."
 	const port = s + "ports."
 	return []key{
-		{path: s + "build", effect: honoured, whole: true, text: "`muster up` builds. Otherwise a service needs an `image`, and `build` has no effect."},
+		{path: s + "build", effect: honoured, whole: true, text: "`muster up` and `muster stack deploy --build` build. Otherwise a service needs an `image`, and `build` has no effect."},
 		{path: s + "depends_on", effect: honoured, text: "List or map. Muster holds tasks back until the condition holds."},
 		{path: s + "depends_on.*", effect: honoured, text: ""},
 		{path: dependency + "restart", effect: honoured, text: "The service's tasks are replaced when those of the other service were."},

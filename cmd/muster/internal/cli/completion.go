@@ -156,6 +156,7 @@ func fixed(values ...cobra.Completion) cobra.CompletionFunc {
 func (c *CLI) argumentCompletions() map[string]cobra.CompletionFunc {
 	ofServices, ofNodes := serviceKind(), nodeKind()
 	services, nodes, tasks := c.fromCluster(ofServices.names), c.fromCluster(ofNodes.names), c.fromCluster(taskIDs)
+	stacks := c.fromCluster(stackNames)
 	both := func(ctx context.Context, client api) []cobra.Completion {
 		return append(ofServices.names(ctx, client), ofNodes.names(ctx, client)...)
 	}
@@ -174,6 +175,8 @@ func (c *CLI) argumentCompletions() map[string]cobra.CompletionFunc {
 		"config rotate": existingThenFile(c.fromCluster(configKind().names)), "secret create": configFile,
 		"secret update": c.fromCluster(secretKind().names), "secret rotate": existingThenFile(c.fromCluster(secretKind().names)),
 		"ps": c.fromCluster(both), "logs": services,
+		"stack services": once(stacks), "stack ps": stacks, "stack logs": once(stacks), "stack rm": stacks, "stack history": once(stacks),
+		"stack rollback": c.stackThenRevision, "stack deploy": once(stacks), "stack plan": once(stacks), "stack config": once(stacks),
 		"token rm": once(c.fromCluster(tokenIDs)), "context use": once(contextNames), "context rm": once(contextNames),
 		"cluster join-token": once(fixed("worker", "manager")), "plugin test": nil, "network test": once(services),
 	}
@@ -188,14 +191,15 @@ func (c *CLI) flagCompletions() map[string]cobra.CompletionFunc {
 		"format": fixed("table", "json"), "context": contextNames, "service": c.fromCluster(serviceKind().names), "kind": c.fromCluster(executorKinds),
 		"network": networks, "network-add": networks, "network-rm": networks, "driver": fixed("overlay", "bridge", "cni"),
 		"container": c.containersOf, "network test --from": c.fromCluster(nodeKind().names), "events --kind": fixed(objectKinds()...), "events --format": fixed("text", "json"),
-		"events --filter": c.completeFilters(watchFilters(), (*musterv1.WatchRequest)(nil)),
+		"stack config --format": fixed("yaml", "json"),
+		"events --filter":       c.completeFilters(watchFilters(), (*musterv1.WatchRequest)(nil)),
 	}
 	for _, f := range specFlags() {
 		if values := f.values(); values != nil {
 			flags[f.name] = fixed(values...)
 		}
 	}
-	for _, path := range []string{"ps", "task ls", "service ps", "node ps"} {
+	for _, path := range []string{"ps", "task ls", "service ps", "node ps", "stack ps"} {
 		flags[path+" --filter"] = c.completeFilters(taskFilters(), (*musterv1.ListTasksRequest)(nil))
 	}
 	return flags

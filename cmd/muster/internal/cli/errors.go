@@ -10,6 +10,8 @@ import (
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"github.com/musterhq/muster/stack"
 )
 
 // Exit codes, for scripts.
@@ -21,13 +23,14 @@ const (
 	ExitUnavailable  = 5 // the cluster does not answer
 	ExitNotConverged = 6 // done, but the tasks do not run
 	ExitUnhealthy    = 7 // a part of the cluster is not well (cluster status, network test)
+	ExitChanges      = 8 // a deployment would change something (stack plan --exit-code)
 	ExitInterrupted  = 130
 )
 
 // ExitCodes is the help that tells of them.
 const ExitCodes = `Exit codes: 0 success; 1 failure; 2 wrong usage or invalid input; 3 not found; 4 conflict (name taken, stale
 version); 5 the cluster does not answer; 6 stored, but the tasks do not run; 7 the cluster is unhealthy (cluster
-status) or a service is not reached (network test); 130 interrupted.`
+status) or a service is not reached (network test); 8 there are changes (stack plan --exit-code); 130 interrupted.`
 
 // UsageError is a command line that makes no sense.
 type UsageError struct{ Err error }
@@ -51,6 +54,12 @@ func (c *CLI) Explain(err error) (string, int) {
 		return err.Error() + "\nSee --help.", ExitUsage
 	case errors.Is(err, errNotConverged):
 		return err.Error(), ExitNotConverged
+	case errors.Is(err, errChanges):
+		return err.Error(), ExitChanges
+	case errors.Is(err, stack.ErrNotFound):
+		return err.Error() + "; `muster stack ls` lists stacks", ExitNotFound
+	case errors.Is(err, stack.ErrConflict):
+		return err.Error(), ExitConflict
 	case errors.Is(err, errNoAnswer):
 		return err.Error(), ExitUnavailable
 	case errors.Is(err, errUnhealthy), errors.Is(err, errNotReached):
@@ -64,6 +73,15 @@ func (c *CLI) Explain(err error) (string, int) {
 	if errors.As(err, &origin) {
 		// The status of a wrapped error has the text of the wrapping one.
 		err = origin.error
+	}
+	var inner interface {
+		error
+		GRPCStatus() *status.Status
+	}
+	if _, direct := err.(interface{ GRPCStatus() *status.Status }); !direct && errors.As(err, &inner) {
+		// The wrapping error says what was attempted. Other requests may have succeeded.
+		text, code := c.Explain(inner)
+		return strings.Replace(err.Error(), inner.Error(), strings.Replace(text, refusedText, "the request was refused:", 1), 1), code
 	}
 	s, ok := status.FromError(err)
 	if !ok {

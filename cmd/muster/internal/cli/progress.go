@@ -12,7 +12,9 @@ import (
 // progress shows one line: redrawn on a terminal, and again when it has changed
 // elsewhere.
 type progress struct {
-	c                 *CLI
+	c *CLI
+	// board shows the lines of several services; nil: there is one.
+	board             *board
 	quiet             bool
 	rollout, rollback bool
 	// updated says that an update was seen to be under way.
@@ -60,7 +62,7 @@ func (p *progress) service(s *musterv1.Service, version uint64) (bool, error) {
 	if underWay && p.rollout && line == p.last {
 		line += ": " + s.UpdateStatus.GetMessage()
 	}
-	if p.c.Terminal && st.GetDesiredTasks() > 0 {
+	if p.c.Terminal && p.board == nil && st.GetDesiredTasks() > 0 {
 		const width = 20
 		full := int(min(uint64(width), width*st.GetRunningTasks()/st.GetDesiredTasks()))
 		line = "[" + strings.Repeat("=", full) + strings.Repeat(" ", width-full) + "] " + line
@@ -158,7 +160,7 @@ func (p *progress) show(line string) {
 	if p.quiet {
 		return
 	}
-	if p.c.Terminal {
+	if p.c.Terminal && p.board == nil {
 		// Carriage return, and erase to the end of the line (ECMA-48).
 		_, _ = fmt.Fprintf(p.c.Err, "\r\x1b[K%s", cut(line, 110, false))
 		p.drawn = true
@@ -170,7 +172,11 @@ func (p *progress) show(line string) {
 		// A reason has gone, and the numbers are those that were printed with it.
 		return
 	}
-	if !p.printed[line] {
+	switch {
+	case p.printed[line]:
+	case p.board != nil:
+		p.board.show(line)
+	default:
 		_, _ = fmt.Fprintln(p.c.Err, line)
 	}
 	p.printed[line] = true

@@ -10,11 +10,13 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/stack"
 	"github.com/musterhq/muster/stack/compose"
 )
 
 func (c *CLI) stack() *cobra.Command {
-	return group("stack", "Deploy compose files as stacks of services", c.stackConfig(), c.stackServices(), c.stackTasks(), c.stackLogs())
+	return group("stack", "Deploy compose files as stacks of services",
+		c.stackDeploy(), c.stackPlan(), c.stackList(), c.stackServices(), c.stackTasks(), c.stackLogs(), c.stackHistory(), c.stackRollback(), c.stackRemove(), c.stackConfig())
 }
 
 // composeFlags say which compose files a command reads, and how.
@@ -59,42 +61,71 @@ func (f *composeFlags) load(c *CLI, cmd *cobra.Command, name string, builds bool
 
 func (c *CLI) stackConfig() *cobra.Command {
 	var (
-		files  composeFlags
-		format string
-		quiet  bool
+		files    composeFlags
+		format   string
+		quiet    bool
+		revision uint64
 	)
 	cmd := &cobra.Command{
 		Use: "config [flags] [STACK]", Short: "Check compose files, and print them with everything filled in", Args: cobra.MaximumNArgs(1),
 		Long: `Check compose files, and print them as one file: merged, with variables and defaults filled in. No cluster is asked.
 
 --format json prints the stack as Muster stores it: whole specs of services, networks, configs and secrets. The data of
-secrets is not printed. Values of environment variables are.`,
+secrets is not printed. Values of environment variables are.
+
+--revision prints a revision of STACK that the cluster keeps, instead of files.`,
 		Example: `  muster stack config
+  muster stack config --revision 3 shop
   muster stack config -c compose.yaml -c compose.production.yaml shop
   muster stack config --quiet && echo valid`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if format != "yaml" && format != "json" {
 				return usage("--format: %w", wantOneOf(format, []string{"yaml", "json"}))
 			}
-			result, err := files.load(c, cmd, optional(args), true)
+			spec, err := c.readStack(cmd, &files, optional(args), revision)
 			if err != nil || quiet {
 				return err
 			}
-			if format == "yaml" {
-				c.printf("%s\n", strings.TrimRight(result.Spec.Source, "\n"))
-				return nil
-			}
-			b, err := toJSON(redacted(result.Spec))
-			if err != nil {
-				return err
-			}
-			return c.printJSON(json.RawMessage(b))
+			return c.printStack(spec, format)
 		},
 	}
 	files.add(cmd)
 	cmd.Flags().StringVar(&format, "format", "yaml", "yaml or json")
 	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "only check the files")
+	cmd.Flags().Uint64Var(&revision, "revision", 0, "print this revision of the stack instead of files")
 	return cmd
+}
+
+// readStack reads a stack from files, or the revision of one from the cluster.
+func (c *CLI) readStack(cmd *cobra.Command, files *composeFlags, name string, revision uint64) (*musterv1.StackSpec, error) {
+	if !cmd.Flags().Changed("revision") {
+		result, err := files.load(c, cmd, name, true)
+		if err != nil {
+			return nil, err
+		}
+		return result.Spec, nil
+	}
+	if name == "" || revision == 0 || len(files.files) > 0 {
+		return nil, usage("--revision: want no files, but STACK and a number from 1 on; `muster stack history` lists revisions")
+	}
+	client, err := c.stackClient()
+	if err != nil {
+		return nil, err
+	}
+	return stack.Revision(cmd.Context(), client, name, revision)
+}
+
+// printStack prints what a stack was made from, or its specs, without secrets.
+func (c *CLI) printStack(spec *musterv1.StackSpec, format string) error {
+	if format == "yaml" {
+		c.printf("%s\n", strings.TrimRight(spec.Source, "\n"))
+		return nil
+	}
+	b, err := toJSON(redacted(spec))
+	if err != nil {
+		return err
+	}
+	return c.printJSON(json.RawMessage(b))
 }
 
 // optional returns the argument that may be missing.
@@ -105,10 +136,10 @@ func optional(args []string) string {
 	return args[0]
 }
 
-// redacted returns a stack without the data of its secrets, and without its source.
+// redacted returns a stack without its source, the data of secrets and the key of their digests.
 func redacted(spec *musterv1.StackSpec) *musterv1.StackSpec {
 	spec = proto.CloneOf(spec)
-	spec.Source = ""
+	spec.Source, spec.DigestKey = "", nil
 	for _, secret := range spec.Secrets {
 		secret.Data = nil
 	}

@@ -14,10 +14,8 @@ import (
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/internal/tasklog"
+	"github.com/musterhq/muster/stack"
 )
-
-// stackLabel is on every object of a stack, with the stack's name.
-const stackLabel = "com.docker.stack.namespace"
 
 const (
 	// logsAtOnce is how many services' logs are read at the same time.
@@ -29,7 +27,7 @@ const (
 // stackServicesOf returns the services of a stack by name. Filters narrow them down.
 func (c *CLI) stackServicesOf(cmd *cobra.Command, name string, filters []string) ([]*musterv1.Service, error) {
 	k := serviceKind()
-	req := &musterv1.ListServicesRequest{PageSize: pageSize, Labels: []string{stackLabel + "=" + name}}
+	req := &musterv1.ListServicesRequest{PageSize: pageSize, Labels: []string{stack.Label + "=" + name}}
 	if err := setFilters(filters, k.filters, req); err != nil {
 		return nil, err
 	}

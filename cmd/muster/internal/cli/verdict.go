@@ -28,7 +28,36 @@ func (f *waiting) judge(ctx context.Context, s *musterv1.Service) (<-chan time.T
 		}
 		return time.After(after), nil
 	}
+	if what == tasksEnded && f.completes {
+		if done, err := f.completed(ctx, s); done || err != nil {
+			return nil, cmp.Or(err, errCompleted)
+		}
+	}
 	return nil, f.notConverging(ctx, s, what)
+}
+
+// completed reports whether the tasks of a service that have ended have all ended with
+// success.
+func (f *waiting) completed(ctx context.Context, s *musterv1.Service) (bool, error) {
+	tasks, err := f.tasks(ctx, musterv1.TaskState_COMPLETE)
+	if err != nil {
+		return false, err
+	}
+	type place struct {
+		slot uint64
+		node string
+	}
+	places := map[place]bool{}
+	for _, t := range tasks {
+		switch {
+		case !f.progress.concerns(t):
+		case t.Slot > 0:
+			places[place{slot: t.Slot}] = true
+		default:
+			places[place{node: t.NodeId}] = true
+		}
+	}
+	return uint64(len(places)) >= s.Status.GetFinishedTasks(), nil
 }
 
 // missingDaemon asks the cluster which daemon that must act next is missing. That

@@ -24,6 +24,9 @@ type wait struct {
 	rollout bool
 	// rollback is set for the rollback itself, which succeeds when it is completed.
 	rollback bool
+	// completes is set where services may be of tasks that end: one whose tasks have
+	// all ended with success, or run, has converged.
+	completes bool
 }
 
 func (w *wait) addFlags(cmd *cobra.Command) {
@@ -58,6 +61,9 @@ const (
 // any more.
 var errNoAnswer = errors.New("stopped waiting")
 
+// errCompleted says that tasks have ended with success, and are not started again.
+var errCompleted = errors.New("completed")
+
 // waiting is one wait for one service. It lasts over several watches.
 type waiting struct {
 	c        *CLI
@@ -69,6 +75,8 @@ type waiting struct {
 	answered time.Time
 	// absent is since when servers have not known the service, zero if they do.
 	absent time.Time
+	// completes is that of the wait.
+	completes bool
 }
 
 // converge waits until the tasks of services run as their specs say, one service after
@@ -90,12 +98,7 @@ func (c *CLI) converge(ctx context.Context, w *wait, services ...*musterv1.Servi
 	}
 	var errs []error
 	for _, s := range services {
-		f := c.newWaiting(client, w, s)
-		err := f.run(limited)
-		if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
-			err = f.timeUp(ctx, w.timeout)
-		}
-		f.progress.end()
+		err := c.newWaiting(client, w, s).await(ctx, limited, w)
 		if err != nil && ctx.Err() != nil {
 			// The user no longer waits, whatever the last look at the service said.
 			return errors.Join(append(errs, ctx.Err())...)
@@ -108,6 +111,16 @@ func (c *CLI) converge(ctx context.Context, w *wait, services ...*musterv1.Servi
 	return errors.Join(errs...)
 }
 
+// await waits for the service, until limited ends.
+func (f *waiting) await(ctx, limited context.Context, w *wait) error {
+	err := f.run(limited)
+	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+		err = f.timeUp(ctx, w.timeout)
+	}
+	f.progress.end()
+	return err
+}
+
 func (c *CLI) newWaiting(client api, w *wait, service *musterv1.Service) *waiting {
 	now := time.Now()
 	p := &progress{c: c, quiet: w.quiet, rollout: w.rollout, rollback: w.rollback, last: service.Spec.GetName()}
@@ -115,7 +128,7 @@ func (c *CLI) newWaiting(client api, w *wait, service *musterv1.Service) *waitin
 		p.specVersion = service.SpecVersion
 	}
 	return &waiting{
-		c: c, client: client, service: service, progress: p, answered: now,
+		c: c, client: client, service: service, progress: p, answered: now, completes: w.completes,
 		forecast: &forecast{keepWaiting: w.keep, rollout: w.rollout, version: service.Meta.GetVersion(), moved: now, erring: map[string]time.Time{}},
 	}
 }
@@ -131,6 +144,9 @@ func (f *waiting) run(ctx context.Context) error {
 		switch {
 		case done:
 			f.progress.show(f.progress.last + ": converged")
+			return nil
+		case errors.Is(err, errCompleted):
+			f.progress.show(f.service.Spec.GetName() + ": completed")
 			return nil
 		case errors.Is(err, errNotConverged):
 			return err
