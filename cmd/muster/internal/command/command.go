@@ -3,6 +3,9 @@
 package command
 
 import (
+	"context"
+	"io"
+
 	"github.com/spf13/cobra"
 
 	"github.com/musterhq/muster/cmd/muster/internal/cli"
@@ -21,6 +24,9 @@ func New(c *cli.CLI) *cobra.Command {
 	root.SetOut(c.Out)
 	root.SetErr(c.Err)
 	serve.AddCommands(root, c.Version)
+	c.Local = func(ctx context.Context, address string, out io.Writer, ready func()) error {
+		return serve.Local(ctx, c.Version, address, out, ready)
+	}
 	c.AddCommands(root)
 	cli.RefuseBadUsage(root)
 	return root

@@ -43,14 +43,34 @@ type dev struct {
 	workers  int
 	version  string
 	out      io.Writer
+	// ready is called once the cluster can be used; nil: it is announced to the user.
+	ready func()
 }
 
 // leaveTimeout bounds the removal of everything when a cluster that is kept in
 // memory ends. It covers the default stop grace period of containers.
 const leaveTimeout = 25 * time.Second
 
+// Local runs a cluster in memory, with one worker, until ctx ends. The control API listens
+// at an address of this machine. Ready is called once it can be used.
+func Local(ctx context.Context, version, listen string, out io.Writer, ready func()) error {
+	d := &dev{version: version, managers: managers(), ready: ready}
+	cmd := d.command()
+	const free = "127.0.0.1:0"
+	cmd.SetArgs([]string{"--listen", listen, "--rest-listen", free, "--dispatcher-listen", free, "--ops-listen=", "--data-dir=", "--workers=1", "--log-level=error"})
+	cmd.SetOut(out)
+	cmd.SetErr(out)
+	cmd.SilenceErrors, cmd.SilenceUsage = true, true
+	return cmd.ExecuteContext(ctx)
+}
+
 func devCommand(version string) *cobra.Command {
 	d := &dev{version: version, managers: managers()}
+	return d.command()
+}
+
+// command makes the command that runs the cluster.
+func (d *dev) command() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "dev", Short: "Run a whole cluster on this machine, in one process", Args: cobra.NoArgs,
 		Long: `Run a whole cluster on this machine, in one process: all manager daemons on the embedded store, and some workers.
@@ -308,10 +328,12 @@ func (c *devCluster) run(ctx context.Context, temporary bool) error {
 		err = c.awaitWorkers(ctx)
 	}
 	if err == nil {
-		c.announce(temporary)
+		c.started(temporary)
 		select {
 		case <-ctx.Done():
-			_, _ = fmt.Fprintln(c.out, "stopping; interrupt again to stop at once")
+			if c.ready == nil {
+				_, _ = fmt.Fprintln(c.out, "stopping; interrupt again to stop at once")
+			}
 			if temporary {
 				c.clean = c.leave(background, workers)
 			}
@@ -377,6 +399,15 @@ func (c *devCluster) newWorker(ctx context.Context, n int) (*workerd.Worker, fun
 		Tracer: tracer, Dial: daemon.Dialer(c.host.Credentials.Client), Version: c.version,
 	}, cfg)
 	return w, flush, err
+}
+
+// started says that the cluster can be used.
+func (c *devCluster) started(temporary bool) {
+	if c.ready != nil {
+		c.ready()
+		return
+	}
+	c.announce(temporary)
 }
 
 // announce tells how to reach the cluster.
