@@ -39,6 +39,15 @@ const (
 	labelServiceID   = labelPrefix + "service.id"
 	labelServiceName = labelPrefix + "service.name"
 	labelSlot        = labelPrefix + "slot"
+	// Those by which Docker's tools know the tasks of swarm mode. The stack's is a label of
+	// the spec: clients that deploy stacks set it.
+	swarmPrefix      = "com.docker.swarm."
+	swarmTask        = swarmPrefix + "task"
+	swarmTaskID      = swarmPrefix + "task.id"
+	swarmTaskName    = swarmPrefix + "task.name"
+	swarmNodeID      = swarmPrefix + "node.id"
+	swarmServiceID   = swarmPrefix + "service.id"
+	swarmServiceName = swarmPrefix + "service.name"
 	// labelPlaceholder is on a container that only takes a name (see settle).
 	labelPlaceholder = labelPrefix + "placeholder"
 )
@@ -357,8 +366,10 @@ func ours(found *container.InspectResponse, taskID string) bool {
 func labels(task *sdk.Task) (map[string]string, error) {
 	all := map[string]string{}
 	for key, value := range task.GetSpec().GetContainer().GetLabels() {
-		if strings.HasPrefix(key, labelPrefix) {
-			return nil, sdk.SpecFault("labels", fmt.Errorf("%q begins with %q, which is Muster's own", key, labelPrefix))
+		for prefix, owner := range map[string]string{labelPrefix: "Muster", swarmPrefix: "Docker"} {
+			if strings.HasPrefix(key, prefix) {
+				return nil, sdk.SpecFault("labels", fmt.Errorf("%q begins with %q, which is %s's own", key, prefix, owner))
+			}
 		}
 		all[key] = value
 	}
@@ -368,6 +379,12 @@ func labels(task *sdk.Task) (map[string]string, error) {
 	all[labelServiceID] = task.GetServiceId()
 	all[labelServiceName] = task.GetServiceName()
 	all[labelSlot] = fmt.Sprint(task.GetSlot())
+	all[swarmTask] = ""
+	all[swarmTaskID] = task.GetId()
+	all[swarmTaskName] = task.GetName()
+	all[swarmNodeID] = task.GetNodeId()
+	all[swarmServiceID] = task.GetServiceId()
+	all[swarmServiceName] = task.GetServiceName()
 	return all, nil
 }
 

@@ -80,6 +80,8 @@ func TestTheSpecIsHonoured(t *testing.T) {
 	for label, want := range map[string]string{
 		"com.musterhq.task.id": b.task.GetId(), "com.musterhq.task.name": b.task.GetName(), "com.musterhq.node.id": b.task.GetNodeId(),
 		"com.musterhq.service.id": "sid", "com.musterhq.service.name": "web", "com.musterhq.slot": "3", "team": "blue",
+		"com.docker.swarm.task.id": b.task.GetId(), "com.docker.swarm.task.name": b.task.GetName(), "com.docker.swarm.node.id": b.task.GetNodeId(),
+		"com.docker.swarm.service.id": "sid", "com.docker.swarm.service.name": "web",
 	} {
 		if got := found.Config.Labels[label]; got != want {
 			t.Errorf("label %s = %q, want %q", label, got, want)
