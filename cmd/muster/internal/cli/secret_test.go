@@ -83,3 +83,20 @@ func TestConfigRotateReplacesData(t *testing.T) {
 		t.Errorf("data after: %q", got)
 	}
 }
+
+// TestServiceUpdateChangesSecretsOfOtherKinds removes and adds them by the names that users know.
+func TestServiceUpdateChangesSecretsOfOtherKinds(t *testing.T) {
+	s := &shell{t, startCluster(t, "schedulerd", "orchestratord", "allocatord")}
+	for _, name := range []string{"old", "new"} {
+		if _, errs, code := s.run(name, "secret", "create", name, "-"); code != 0 {
+			t.Fatal(errs)
+		}
+	}
+	s.must("service", "create", "--detach", "--name", "job", "--kind", "null", "--payload", "{}", "--secret", "source=old,target=/old")
+	s.must("service", "update", "--detach", "--secret-rm", "old", "--secret-add", "new", "job")
+	id := strings.TrimSpace(s.must("secret", "inspect", "new", "--format", "{{.id}}"))
+	got := s.must("service", "inspect", "job", "--format", "{{range .spec.task.resourceReferences}}{{.id}} {{.file.name}};{{end}}")
+	if want := id + " new;"; strings.TrimSpace(got) != want {
+		t.Errorf("references after the update: %q, want %q", got, want)
+	}
+}

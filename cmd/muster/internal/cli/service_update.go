@@ -119,6 +119,9 @@ func (c *CLI) change(cmd *cobra.Command, o *updateOptions, spec *musterv1.Servic
 	if err := c.nameNetworks(cmd, spec.Task); err != nil {
 		return err
 	}
+	if err := c.nameReferences(cmd, spec.Task); err != nil {
+		return err
+	}
 	if err := applySpecLists(cmd, spec, true, ""); err != nil {
 		return err
 	}

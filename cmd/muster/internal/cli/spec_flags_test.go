@@ -73,6 +73,10 @@ func TestFlagsSetFieldsOfTheSpec(t *testing.T) {
 					"ulimits": [{"name": "nofile", "soft": 3, "hard": 3}], "hosts": ["1.1.1.1 b", "1.1.1.1 c"], "dnsConfig": {"nameservers": ["1.1.1.1"]}}}}`},
 		"process": {[]string{"service", "create", "--detach", "--kind", "process", "-e", "A=1", "--no-healthcheck=false", "--", "sleep", "1"}, nil,
 			`{"replicated": {"replicas": 1}, "task": {"generic": {"kind": "process", "payload": {"command": ["sleep", "1"], "env": ["A=1"]}}}}`},
+		"process with files": {[]string{
+			"service", "create", "--detach", "--kind", "process", "--secret", "password", "--secret", "source=key,target=/k,mode=0400,on-change=restart", "--config", "source=app,uid=5", "--", "sleep", "1",
+		}, nil, `{"replicated": {"replicas": 1}, "task": {"generic": {"kind": "process", "payload": {"command": ["sleep", "1"]}}, "resourceReferences": [
+			{"type": "SECRET", "id": "password"}, {"type": "SECRET", "id": "key", "file": {"name": "/k", "mode": 256}, "onChange": {"action": "RESTART"}}, {"type": "CONFIG", "id": "app", "file": {"uid": "5"}}]}}`},
 		"health check turned off": {[]string{"service", "create", "--detach", "--mode", "global", "--no-healthcheck", "nginx"}, nil,
 			`{"global": {}, "task": {"container": {"image": "nginx", "healthcheck": {"test": ["NONE"]}}}}`},
 	} {

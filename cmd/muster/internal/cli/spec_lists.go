@@ -135,6 +135,12 @@ func applySpecLists(cmd *cobra.Command, spec *musterv1.ServiceSpec, update bool,
 		if len(added)+len(removed) == 0 || l.name == except {
 			continue
 		}
+		if _, ok := referenceTypes()[l.name]; ok && spec.Task.GetGeneric() != nil {
+			if err := applyReferences(spec.Task, l.name, added, removed); err != nil {
+				return err
+			}
+			continue
+		}
 		if err := forContainers(add, l.path, spec); err != nil {
 			return err
 		}
