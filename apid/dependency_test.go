@@ -1,6 +1,7 @@
 package apid_test
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -114,6 +115,40 @@ func TestDependentsRestart(t *testing.T) {
 			t.Fatal(err)
 		}
 		check("the image changes", map[string]uint64{"api": 1, "web": 1, "other": 0})
+	})
+}
+
+// TestDependentsRestartOnce has services that restart with another one by many paths: four of
+// each layer depend on all of the layer below.
+func TestDependentsRestartOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newCluster(t).apid()
+		const layers, width = 12, 4
+		root := a.create(webSpec("root"))
+		below := []*musterv1.ServiceDependency{{Service: "root", Restart: true}}
+		for layer := range layers {
+			var made []*musterv1.ServiceDependency
+			for i := range width {
+				name := fmt.Sprintf("s%d-%d", layer, i)
+				a.create(dependentSpec(name, below...))
+				made = append(made, &musterv1.ServiceDependency{Service: name, Restart: true})
+			}
+			below = made
+		}
+		synctest.Wait()
+		spec := webSpec("root")
+		spec.Task.GetContainer().Image = "nginx:2"
+		if _, err := a.UpdateService(t.Context(), &musterv1.UpdateServiceRequest{Service: "root", Version: root.Meta.Version, Spec: spec}); err != nil {
+			t.Fatal(err)
+		}
+		for layer := range layers {
+			for i := range width {
+				name := fmt.Sprintf("s%d-%d", layer, i)
+				if got := a.get(name).Spec.Task.ForceUpdate; got != 1 {
+					t.Errorf("service %s has force update %d, want 1", name, got)
+				}
+			}
+		}
 	})
 }
 

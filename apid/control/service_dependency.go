@@ -58,19 +58,28 @@ func (s *Server) restarts() (all map[string][]string) {
 	return all
 }
 
+// cascade is what one change of a service replaces besides its own tasks.
+type cascade struct {
+	// dependents are the services that restart with others, by folded name.
+	dependents map[string][]string
+	// done are the services whose tasks are replaced already: many paths may lead to one.
+	done map[string]bool
+}
+
 // restartDependents has the tasks of services replaced that restart with a service whose
 // tasks are. Those whose last update failed stay as they are.
-func (s *Server) restartDependents(ctx context.Context, tx *store.Tx, name string, restarts map[string][]string, now time.Time) error {
-	for _, id := range restarts[dependency.Fold(name)] {
+func (s *Server) restartDependents(ctx context.Context, tx *store.Tx, name string, c cascade, now time.Time) error {
+	for _, id := range c.dependents[dependency.Fold(name)] {
 		e, ok := s.Tables.Services.Get(tx, id)
-		if !ok || !restartsWith(e.Value, name) {
+		if !ok || c.done[id] || !restartsWith(e.Value, name) {
 			continue
 		}
+		c.done[id] = true
 		stored := s.readService(tx, id, e)
 		if stored.task == nil || stored.stuck {
 			continue
 		}
-		stored.restarts = restarts
+		stored.cascade = c
 		stored.next, stored.nextTask = e.Value.Spec, proto.CloneOf(stored.task)
 		stored.nextTask.ForceUpdate++
 		next, err := s.nextService(ctx, tx, id, stored, now)

@@ -114,8 +114,7 @@ type storedService struct {
 	scaled   bool
 	rollback bool
 
-	// restarts are the services that restart with others, by folded name.
-	restarts map[string][]string
+	cascade cascade
 }
 
 // progress notes how far the update to the service's spec has come.
@@ -172,7 +171,7 @@ func (s *Server) updateService(ctx context.Context, ref string, version *uint64,
 	now, restarts := time.Now(), s.restarts()
 	return s.services.update(ctx, ref, version, func(tx *store.Tx, id string, e store.Entry[*recordv1.Service]) (*recordv1.Service, error) {
 		stored := s.readService(tx, id, e)
-		stored.restarts = restarts
+		stored.cascade = cascade{restarts, map[string]bool{}}
 		if err := decide(stored); err != nil {
 			return nil, err
 		}
@@ -245,7 +244,7 @@ func (s *Server) nextService(ctx context.Context, tx *store.Tx, id string, store
 		if err := s.connect(tx, id, old, next, task, now); err != nil {
 			return nil, err
 		}
-		if err := s.restartDependents(ctx, tx, old.GetSpec().GetName(), stored.restarts, now); err != nil {
+		if err := s.restartDependents(ctx, tx, old.GetSpec().GetName(), stored.cascade, now); err != nil {
 			return nil, err
 		}
 	}
