@@ -20,6 +20,7 @@ import (
 	"github.com/pires/go-proxyproto"
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
+	"golang.org/x/time/rate"
 
 	networkv1 "github.com/musterhq/muster/api/muster/network/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
@@ -27,10 +28,10 @@ import (
 )
 
 const (
-	// maxRelayed is how many connections are relayed at once. Further ones wait.
-	maxRelayed = 10_000
-	// maxDials is how many tasks are connected to at once: each takes a thread.
-	maxDials = 128
+	// maxDials is how many tasks are connected to at once: each takes a thread. A port whose
+	// tasks do not answer gets portDials of them.
+	maxDials  = 1024
+	portDials = 64
 	// dialTime bounds an attempt to connect to a task, and dialTries is how many tasks
 	// are tried.
 	dialTime  = 2 * time.Second
@@ -39,15 +40,18 @@ const (
 	headerVersion = 2
 	// acceptPause is how long a port waits after it could not accept a connection.
 	acceptPause = 50 * time.Millisecond
+	// complaintPause is how often it is logged that connections cannot be taken.
+	complaintPause = time.Minute
 )
 
 // relays take connections to published ports whose tasks are told the client's address by
 // the PROXY protocol, and hand them on. Connections end with the process, so it outlives its
 // successor's start until they have ended.
 type relays struct {
-	log   *zap.Logger
-	slots chan struct{}
-	dials chan struct{}
+	log       *zap.Logger
+	complaint rate.Sometimes
+	shares    *shares
+	dials     chan struct{}
 	// open are the connections.
 	open sync.WaitGroup
 
@@ -76,6 +80,9 @@ type relay struct {
 	space    *netns.Namespace
 	listener *net.TCPListener
 	targets  atomic.Pointer[[]target]
+	share    share
+	// dials are those of this port.
+	dials chan struct{}
 }
 
 // target is a task, and where connections to it come from.
@@ -85,7 +92,9 @@ type target struct {
 }
 
 func newRelays(log *zap.Logger) *relays {
-	return &relays{log: log, slots: make(chan struct{}, maxRelayed), dials: make(chan struct{}, maxDials), networks: make(map[string]*relayed)}
+	return &relays{
+		log: log, complaint: rate.Sometimes{Interval: complaintPause}, shares: newShares(openFiles()), dials: make(chan struct{}, maxDials), networks: make(map[string]*relayed),
+	}
 }
 
 // apply takes over what a request says of networks with published ports.
@@ -198,7 +207,7 @@ func (r *relays) listen(network string, open func() (*netns.Namespace, error)) e
 		if have != nil {
 			n.close(port)
 		}
-		p := &relay{relays: r, space: space}
+		p := &relay{relays: r, space: space, dials: make(chan struct{}, portDials)}
 		if p.listener, err = listenAt(space, port); err != nil {
 			errs = append(errs, fmt.Errorf("take connections to port %d: %w", port, err), space.Close())
 			continue
@@ -269,19 +278,25 @@ func listenAt(space *netns.Namespace, port uint16) (listener *net.TCPListener, e
 // accept takes connections until the port is closed.
 func (p *relay) accept(listener *net.TCPListener) {
 	for {
-		p.slots <- struct{}{}
 		client, err := listener.AcceptTCP()
 		if err != nil {
-			<-p.slots
 			if errors.Is(err, net.ErrClosed) {
 				return
 			}
-			p.log.Warn("failed to take a connection", zap.Error(err))
+			p.complaint.Do(func() { p.log.Warn("failed to take a connection", zap.Error(err)) })
 			time.Sleep(acceptPause)
 			continue
 		}
+		from := clientOf(client.RemoteAddr())
+		if !p.shares.take(&p.share, from) {
+			p.complaint.Do(func() {
+				p.log.Warn("refused a connection: too many are open", zap.Stringer("at", client.LocalAddr()), zap.Stringer("client", from))
+			})
+			_, _ = client.SetLinger(0), client.Close()
+			continue
+		}
 		p.open.Go(func() {
-			defer func() { <-p.slots }()
+			defer p.shares.release(&p.share, from)
 			if err := p.relay(client); err != nil {
 				p.log.Debug("failed to relay a connection", zap.Error(err))
 			}
@@ -333,6 +348,7 @@ func (p *relay) dial(targets []target) (conn *net.TCPConn, err error) {
 			break
 		}
 		p.dials <- struct{}{}
+		p.relays.dials <- struct{}{}
 		err = p.space.Do(func() error {
 			from := net.TCPAddrFromAddrPort(netip.AddrPortFrom(targets[i].own, 0))
 			c, err := (&net.Dialer{Timeout: dialTime, LocalAddr: from, Control: sharePorts}).Dial("tcp", targets[i].task.String())
@@ -341,7 +357,7 @@ func (p *relay) dial(targets []target) (conn *net.TCPConn, err error) {
 			}
 			return err
 		})
-		<-p.dials
+		_, _ = <-p.dials, <-p.relays.dials
 		if err == nil {
 			return conn, nil
 		}
