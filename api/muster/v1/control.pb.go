@@ -301,7 +301,7 @@ func (x RotateJoinTokenRequest_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use RotateJoinTokenRequest_Kind.Descriptor instead.
 func (RotateJoinTokenRequest_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{107, 0}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{111, 0}
 }
 
 // Asks for a new service.
@@ -2280,6 +2280,198 @@ func (*RemoveNetworkResponse) Descriptor() ([]byte, []int) {
 	return file_muster_v1_control_proto_rawDescGZIP(), []int{35}
 }
 
+// Names a node.
+type ListNodeVolumesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Id, host name, or unique prefix of the id.
+	Node          string `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListNodeVolumesRequest) Reset() {
+	*x = ListNodeVolumesRequest{}
+	mi := &file_muster_v1_control_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListNodeVolumesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListNodeVolumesRequest) ProtoMessage() {}
+
+func (x *ListNodeVolumesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_control_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListNodeVolumesRequest.ProtoReflect.Descriptor instead.
+func (*ListNodeVolumesRequest) Descriptor() ([]byte, []int) {
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *ListNodeVolumesRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+// Holds the volumes of a node.
+type ListNodeVolumesResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Volumes       []*NodeVolume          `protobuf:"bytes,1,rep,name=volumes,proto3" json:"volumes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListNodeVolumesResponse) Reset() {
+	*x = ListNodeVolumesResponse{}
+	mi := &file_muster_v1_control_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListNodeVolumesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListNodeVolumesResponse) ProtoMessage() {}
+
+func (x *ListNodeVolumesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_control_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListNodeVolumesResponse.ProtoReflect.Descriptor instead.
+func (*ListNodeVolumesResponse) Descriptor() ([]byte, []int) {
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *ListNodeVolumesResponse) GetVolumes() []*NodeVolume {
+	if x != nil {
+		return x.Volumes
+	}
+	return nil
+}
+
+// Names the volume to remove.
+type RemoveNodeVolumeRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Id, host name, or unique prefix of the id.
+	Node string `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	// The volume's name.
+	Volume string `protobuf:"bytes,2,opt,name=volume,proto3" json:"volume,omitempty"`
+	// Remove it although services name it.
+	Force         bool `protobuf:"varint,3,opt,name=force,proto3" json:"force,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveNodeVolumeRequest) Reset() {
+	*x = RemoveNodeVolumeRequest{}
+	mi := &file_muster_v1_control_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveNodeVolumeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveNodeVolumeRequest) ProtoMessage() {}
+
+func (x *RemoveNodeVolumeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_control_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveNodeVolumeRequest.ProtoReflect.Descriptor instead.
+func (*RemoveNodeVolumeRequest) Descriptor() ([]byte, []int) {
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *RemoveNodeVolumeRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *RemoveNodeVolumeRequest) GetVolume() string {
+	if x != nil {
+		return x.Volume
+	}
+	return ""
+}
+
+func (x *RemoveNodeVolumeRequest) GetForce() bool {
+	if x != nil {
+		return x.Force
+	}
+	return false
+}
+
+// Is empty.
+type RemoveNodeVolumeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveNodeVolumeResponse) Reset() {
+	*x = RemoveNodeVolumeResponse{}
+	mi := &file_muster_v1_control_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveNodeVolumeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveNodeVolumeResponse) ProtoMessage() {}
+
+func (x *RemoveNodeVolumeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_control_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveNodeVolumeResponse.ProtoReflect.Descriptor instead.
+func (*RemoveNodeVolumeResponse) Descriptor() ([]byte, []int) {
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{39}
+}
+
 // TestNetworkRequest says what to try, and from where.
 type TestNetworkRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2296,7 +2488,7 @@ type TestNetworkRequest struct {
 
 func (x *TestNetworkRequest) Reset() {
 	*x = TestNetworkRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[36]
+	mi := &file_muster_v1_control_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2308,7 +2500,7 @@ func (x *TestNetworkRequest) String() string {
 func (*TestNetworkRequest) ProtoMessage() {}
 
 func (x *TestNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[36]
+	mi := &file_muster_v1_control_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2321,7 +2513,7 @@ func (x *TestNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TestNetworkRequest.ProtoReflect.Descriptor instead.
 func (*TestNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{36}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *TestNetworkRequest) GetService() string {
@@ -2366,7 +2558,7 @@ type TestNetworkResponse struct {
 
 func (x *TestNetworkResponse) Reset() {
 	*x = TestNetworkResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[37]
+	mi := &file_muster_v1_control_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2378,7 +2570,7 @@ func (x *TestNetworkResponse) String() string {
 func (*TestNetworkResponse) ProtoMessage() {}
 
 func (x *TestNetworkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[37]
+	mi := &file_muster_v1_control_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2391,7 +2583,7 @@ func (x *TestNetworkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TestNetworkResponse.ProtoReflect.Descriptor instead.
 func (*TestNetworkResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{37}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *TestNetworkResponse) GetServiceId() string {
@@ -2469,7 +2661,7 @@ type TestedConnection struct {
 
 func (x *TestedConnection) Reset() {
 	*x = TestedConnection{}
-	mi := &file_muster_v1_control_proto_msgTypes[38]
+	mi := &file_muster_v1_control_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2481,7 +2673,7 @@ func (x *TestedConnection) String() string {
 func (*TestedConnection) ProtoMessage() {}
 
 func (x *TestedConnection) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[38]
+	mi := &file_muster_v1_control_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2494,7 +2686,7 @@ func (x *TestedConnection) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TestedConnection.ProtoReflect.Descriptor instead.
 func (*TestedConnection) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{38}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *TestedConnection) GetCheck() *NetworkCheck {
@@ -2528,7 +2720,7 @@ type CreateSecretRequest struct {
 
 func (x *CreateSecretRequest) Reset() {
 	*x = CreateSecretRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[39]
+	mi := &file_muster_v1_control_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2540,7 +2732,7 @@ func (x *CreateSecretRequest) String() string {
 func (*CreateSecretRequest) ProtoMessage() {}
 
 func (x *CreateSecretRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[39]
+	mi := &file_muster_v1_control_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2553,7 +2745,7 @@ func (x *CreateSecretRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSecretRequest.ProtoReflect.Descriptor instead.
 func (*CreateSecretRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{39}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *CreateSecretRequest) GetSpec() *SecretSpec {
@@ -2573,7 +2765,7 @@ type CreateSecretResponse struct {
 
 func (x *CreateSecretResponse) Reset() {
 	*x = CreateSecretResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[40]
+	mi := &file_muster_v1_control_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2585,7 +2777,7 @@ func (x *CreateSecretResponse) String() string {
 func (*CreateSecretResponse) ProtoMessage() {}
 
 func (x *CreateSecretResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[40]
+	mi := &file_muster_v1_control_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2598,7 +2790,7 @@ func (x *CreateSecretResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSecretResponse.ProtoReflect.Descriptor instead.
 func (*CreateSecretResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{40}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *CreateSecretResponse) GetSecret() *Secret {
@@ -2619,7 +2811,7 @@ type GetSecretRequest struct {
 
 func (x *GetSecretRequest) Reset() {
 	*x = GetSecretRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[41]
+	mi := &file_muster_v1_control_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2631,7 +2823,7 @@ func (x *GetSecretRequest) String() string {
 func (*GetSecretRequest) ProtoMessage() {}
 
 func (x *GetSecretRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[41]
+	mi := &file_muster_v1_control_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2644,7 +2836,7 @@ func (x *GetSecretRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSecretRequest.ProtoReflect.Descriptor instead.
 func (*GetSecretRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{41}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *GetSecretRequest) GetSecret() string {
@@ -2664,7 +2856,7 @@ type GetSecretResponse struct {
 
 func (x *GetSecretResponse) Reset() {
 	*x = GetSecretResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[42]
+	mi := &file_muster_v1_control_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2676,7 +2868,7 @@ func (x *GetSecretResponse) String() string {
 func (*GetSecretResponse) ProtoMessage() {}
 
 func (x *GetSecretResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[42]
+	mi := &file_muster_v1_control_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2689,7 +2881,7 @@ func (x *GetSecretResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSecretResponse.ProtoReflect.Descriptor instead.
 func (*GetSecretResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{42}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *GetSecretResponse) GetSecret() *Secret {
@@ -2721,7 +2913,7 @@ type ListSecretsRequest struct {
 
 func (x *ListSecretsRequest) Reset() {
 	*x = ListSecretsRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[43]
+	mi := &file_muster_v1_control_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2733,7 +2925,7 @@ func (x *ListSecretsRequest) String() string {
 func (*ListSecretsRequest) ProtoMessage() {}
 
 func (x *ListSecretsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[43]
+	mi := &file_muster_v1_control_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2746,7 +2938,7 @@ func (x *ListSecretsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSecretsRequest.ProtoReflect.Descriptor instead.
 func (*ListSecretsRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{43}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ListSecretsRequest) GetNames() []string {
@@ -2803,7 +2995,7 @@ type ListSecretsResponse struct {
 
 func (x *ListSecretsResponse) Reset() {
 	*x = ListSecretsResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[44]
+	mi := &file_muster_v1_control_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2815,7 +3007,7 @@ func (x *ListSecretsResponse) String() string {
 func (*ListSecretsResponse) ProtoMessage() {}
 
 func (x *ListSecretsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[44]
+	mi := &file_muster_v1_control_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2828,7 +3020,7 @@ func (x *ListSecretsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSecretsResponse.ProtoReflect.Descriptor instead.
 func (*ListSecretsResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{44}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *ListSecretsResponse) GetSecrets() []*Secret {
@@ -2860,7 +3052,7 @@ type UpdateSecretRequest struct {
 
 func (x *UpdateSecretRequest) Reset() {
 	*x = UpdateSecretRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[45]
+	mi := &file_muster_v1_control_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2872,7 +3064,7 @@ func (x *UpdateSecretRequest) String() string {
 func (*UpdateSecretRequest) ProtoMessage() {}
 
 func (x *UpdateSecretRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[45]
+	mi := &file_muster_v1_control_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2885,7 +3077,7 @@ func (x *UpdateSecretRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateSecretRequest.ProtoReflect.Descriptor instead.
 func (*UpdateSecretRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{45}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *UpdateSecretRequest) GetSecret() string {
@@ -2919,7 +3111,7 @@ type UpdateSecretResponse struct {
 
 func (x *UpdateSecretResponse) Reset() {
 	*x = UpdateSecretResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[46]
+	mi := &file_muster_v1_control_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2931,7 +3123,7 @@ func (x *UpdateSecretResponse) String() string {
 func (*UpdateSecretResponse) ProtoMessage() {}
 
 func (x *UpdateSecretResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[46]
+	mi := &file_muster_v1_control_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2944,7 +3136,7 @@ func (x *UpdateSecretResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateSecretResponse.ProtoReflect.Descriptor instead.
 func (*UpdateSecretResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{46}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *UpdateSecretResponse) GetSecret() *Secret {
@@ -2969,7 +3161,7 @@ type RotateSecretRequest struct {
 
 func (x *RotateSecretRequest) Reset() {
 	*x = RotateSecretRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[47]
+	mi := &file_muster_v1_control_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2981,7 +3173,7 @@ func (x *RotateSecretRequest) String() string {
 func (*RotateSecretRequest) ProtoMessage() {}
 
 func (x *RotateSecretRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[47]
+	mi := &file_muster_v1_control_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2994,7 +3186,7 @@ func (x *RotateSecretRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateSecretRequest.ProtoReflect.Descriptor instead.
 func (*RotateSecretRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{47}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *RotateSecretRequest) GetSecret() string {
@@ -3028,7 +3220,7 @@ type RotateSecretResponse struct {
 
 func (x *RotateSecretResponse) Reset() {
 	*x = RotateSecretResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[48]
+	mi := &file_muster_v1_control_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3040,7 +3232,7 @@ func (x *RotateSecretResponse) String() string {
 func (*RotateSecretResponse) ProtoMessage() {}
 
 func (x *RotateSecretResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[48]
+	mi := &file_muster_v1_control_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3053,7 +3245,7 @@ func (x *RotateSecretResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateSecretResponse.ProtoReflect.Descriptor instead.
 func (*RotateSecretResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{48}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *RotateSecretResponse) GetSecret() *Secret {
@@ -3074,7 +3266,7 @@ type RemoveSecretRequest struct {
 
 func (x *RemoveSecretRequest) Reset() {
 	*x = RemoveSecretRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[49]
+	mi := &file_muster_v1_control_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3086,7 +3278,7 @@ func (x *RemoveSecretRequest) String() string {
 func (*RemoveSecretRequest) ProtoMessage() {}
 
 func (x *RemoveSecretRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[49]
+	mi := &file_muster_v1_control_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3099,7 +3291,7 @@ func (x *RemoveSecretRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveSecretRequest.ProtoReflect.Descriptor instead.
 func (*RemoveSecretRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{49}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *RemoveSecretRequest) GetSecret() string {
@@ -3118,7 +3310,7 @@ type RemoveSecretResponse struct {
 
 func (x *RemoveSecretResponse) Reset() {
 	*x = RemoveSecretResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[50]
+	mi := &file_muster_v1_control_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3130,7 +3322,7 @@ func (x *RemoveSecretResponse) String() string {
 func (*RemoveSecretResponse) ProtoMessage() {}
 
 func (x *RemoveSecretResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[50]
+	mi := &file_muster_v1_control_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3143,7 +3335,7 @@ func (x *RemoveSecretResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveSecretResponse.ProtoReflect.Descriptor instead.
 func (*RemoveSecretResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{50}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{54}
 }
 
 // Asks for a new config.
@@ -3156,7 +3348,7 @@ type CreateConfigRequest struct {
 
 func (x *CreateConfigRequest) Reset() {
 	*x = CreateConfigRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[51]
+	mi := &file_muster_v1_control_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3168,7 +3360,7 @@ func (x *CreateConfigRequest) String() string {
 func (*CreateConfigRequest) ProtoMessage() {}
 
 func (x *CreateConfigRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[51]
+	mi := &file_muster_v1_control_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3181,7 +3373,7 @@ func (x *CreateConfigRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateConfigRequest.ProtoReflect.Descriptor instead.
 func (*CreateConfigRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{51}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *CreateConfigRequest) GetSpec() *ConfigSpec {
@@ -3201,7 +3393,7 @@ type CreateConfigResponse struct {
 
 func (x *CreateConfigResponse) Reset() {
 	*x = CreateConfigResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[52]
+	mi := &file_muster_v1_control_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3213,7 +3405,7 @@ func (x *CreateConfigResponse) String() string {
 func (*CreateConfigResponse) ProtoMessage() {}
 
 func (x *CreateConfigResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[52]
+	mi := &file_muster_v1_control_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3226,7 +3418,7 @@ func (x *CreateConfigResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateConfigResponse.ProtoReflect.Descriptor instead.
 func (*CreateConfigResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{52}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *CreateConfigResponse) GetConfig() *Config {
@@ -3247,7 +3439,7 @@ type GetConfigRequest struct {
 
 func (x *GetConfigRequest) Reset() {
 	*x = GetConfigRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[53]
+	mi := &file_muster_v1_control_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3259,7 +3451,7 @@ func (x *GetConfigRequest) String() string {
 func (*GetConfigRequest) ProtoMessage() {}
 
 func (x *GetConfigRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[53]
+	mi := &file_muster_v1_control_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3272,7 +3464,7 @@ func (x *GetConfigRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetConfigRequest.ProtoReflect.Descriptor instead.
 func (*GetConfigRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{53}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *GetConfigRequest) GetConfig() string {
@@ -3292,7 +3484,7 @@ type GetConfigResponse struct {
 
 func (x *GetConfigResponse) Reset() {
 	*x = GetConfigResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[54]
+	mi := &file_muster_v1_control_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3304,7 +3496,7 @@ func (x *GetConfigResponse) String() string {
 func (*GetConfigResponse) ProtoMessage() {}
 
 func (x *GetConfigResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[54]
+	mi := &file_muster_v1_control_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3317,7 +3509,7 @@ func (x *GetConfigResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetConfigResponse.ProtoReflect.Descriptor instead.
 func (*GetConfigResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{54}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *GetConfigResponse) GetConfig() *Config {
@@ -3349,7 +3541,7 @@ type ListConfigsRequest struct {
 
 func (x *ListConfigsRequest) Reset() {
 	*x = ListConfigsRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[55]
+	mi := &file_muster_v1_control_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3361,7 +3553,7 @@ func (x *ListConfigsRequest) String() string {
 func (*ListConfigsRequest) ProtoMessage() {}
 
 func (x *ListConfigsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[55]
+	mi := &file_muster_v1_control_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3374,7 +3566,7 @@ func (x *ListConfigsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListConfigsRequest.ProtoReflect.Descriptor instead.
 func (*ListConfigsRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{55}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *ListConfigsRequest) GetNames() []string {
@@ -3431,7 +3623,7 @@ type ListConfigsResponse struct {
 
 func (x *ListConfigsResponse) Reset() {
 	*x = ListConfigsResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[56]
+	mi := &file_muster_v1_control_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3443,7 +3635,7 @@ func (x *ListConfigsResponse) String() string {
 func (*ListConfigsResponse) ProtoMessage() {}
 
 func (x *ListConfigsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[56]
+	mi := &file_muster_v1_control_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3456,7 +3648,7 @@ func (x *ListConfigsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListConfigsResponse.ProtoReflect.Descriptor instead.
 func (*ListConfigsResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{56}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *ListConfigsResponse) GetConfigs() []*Config {
@@ -3488,7 +3680,7 @@ type UpdateConfigRequest struct {
 
 func (x *UpdateConfigRequest) Reset() {
 	*x = UpdateConfigRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[57]
+	mi := &file_muster_v1_control_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3500,7 +3692,7 @@ func (x *UpdateConfigRequest) String() string {
 func (*UpdateConfigRequest) ProtoMessage() {}
 
 func (x *UpdateConfigRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[57]
+	mi := &file_muster_v1_control_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3513,7 +3705,7 @@ func (x *UpdateConfigRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateConfigRequest.ProtoReflect.Descriptor instead.
 func (*UpdateConfigRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{57}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *UpdateConfigRequest) GetConfig() string {
@@ -3547,7 +3739,7 @@ type UpdateConfigResponse struct {
 
 func (x *UpdateConfigResponse) Reset() {
 	*x = UpdateConfigResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[58]
+	mi := &file_muster_v1_control_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3559,7 +3751,7 @@ func (x *UpdateConfigResponse) String() string {
 func (*UpdateConfigResponse) ProtoMessage() {}
 
 func (x *UpdateConfigResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[58]
+	mi := &file_muster_v1_control_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3572,7 +3764,7 @@ func (x *UpdateConfigResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateConfigResponse.ProtoReflect.Descriptor instead.
 func (*UpdateConfigResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{58}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *UpdateConfigResponse) GetConfig() *Config {
@@ -3597,7 +3789,7 @@ type RotateConfigRequest struct {
 
 func (x *RotateConfigRequest) Reset() {
 	*x = RotateConfigRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[59]
+	mi := &file_muster_v1_control_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3609,7 +3801,7 @@ func (x *RotateConfigRequest) String() string {
 func (*RotateConfigRequest) ProtoMessage() {}
 
 func (x *RotateConfigRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[59]
+	mi := &file_muster_v1_control_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3622,7 +3814,7 @@ func (x *RotateConfigRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateConfigRequest.ProtoReflect.Descriptor instead.
 func (*RotateConfigRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{59}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *RotateConfigRequest) GetConfig() string {
@@ -3656,7 +3848,7 @@ type RotateConfigResponse struct {
 
 func (x *RotateConfigResponse) Reset() {
 	*x = RotateConfigResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[60]
+	mi := &file_muster_v1_control_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3668,7 +3860,7 @@ func (x *RotateConfigResponse) String() string {
 func (*RotateConfigResponse) ProtoMessage() {}
 
 func (x *RotateConfigResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[60]
+	mi := &file_muster_v1_control_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3681,7 +3873,7 @@ func (x *RotateConfigResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateConfigResponse.ProtoReflect.Descriptor instead.
 func (*RotateConfigResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{60}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *RotateConfigResponse) GetConfig() *Config {
@@ -3702,7 +3894,7 @@ type RemoveConfigRequest struct {
 
 func (x *RemoveConfigRequest) Reset() {
 	*x = RemoveConfigRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[61]
+	mi := &file_muster_v1_control_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3714,7 +3906,7 @@ func (x *RemoveConfigRequest) String() string {
 func (*RemoveConfigRequest) ProtoMessage() {}
 
 func (x *RemoveConfigRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[61]
+	mi := &file_muster_v1_control_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3727,7 +3919,7 @@ func (x *RemoveConfigRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveConfigRequest.ProtoReflect.Descriptor instead.
 func (*RemoveConfigRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{61}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *RemoveConfigRequest) GetConfig() string {
@@ -3746,7 +3938,7 @@ type RemoveConfigResponse struct {
 
 func (x *RemoveConfigResponse) Reset() {
 	*x = RemoveConfigResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[62]
+	mi := &file_muster_v1_control_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3758,7 +3950,7 @@ func (x *RemoveConfigResponse) String() string {
 func (*RemoveConfigResponse) ProtoMessage() {}
 
 func (x *RemoveConfigResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[62]
+	mi := &file_muster_v1_control_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3771,7 +3963,7 @@ func (x *RemoveConfigResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveConfigResponse.ProtoReflect.Descriptor instead.
 func (*RemoveConfigResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{62}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{66}
 }
 
 // Asks for a new stack.
@@ -3786,7 +3978,7 @@ type CreateStackRequest struct {
 
 func (x *CreateStackRequest) Reset() {
 	*x = CreateStackRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[63]
+	mi := &file_muster_v1_control_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3798,7 +3990,7 @@ func (x *CreateStackRequest) String() string {
 func (*CreateStackRequest) ProtoMessage() {}
 
 func (x *CreateStackRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[63]
+	mi := &file_muster_v1_control_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3811,7 +4003,7 @@ func (x *CreateStackRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateStackRequest.ProtoReflect.Descriptor instead.
 func (*CreateStackRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{63}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *CreateStackRequest) GetSpec() *StackSpec {
@@ -3838,7 +4030,7 @@ type CreateStackResponse struct {
 
 func (x *CreateStackResponse) Reset() {
 	*x = CreateStackResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[64]
+	mi := &file_muster_v1_control_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3850,7 +4042,7 @@ func (x *CreateStackResponse) String() string {
 func (*CreateStackResponse) ProtoMessage() {}
 
 func (x *CreateStackResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[64]
+	mi := &file_muster_v1_control_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3863,7 +4055,7 @@ func (x *CreateStackResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateStackResponse.ProtoReflect.Descriptor instead.
 func (*CreateStackResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{64}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *CreateStackResponse) GetStack() *Stack {
@@ -3884,7 +4076,7 @@ type GetStackRequest struct {
 
 func (x *GetStackRequest) Reset() {
 	*x = GetStackRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[65]
+	mi := &file_muster_v1_control_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3896,7 +4088,7 @@ func (x *GetStackRequest) String() string {
 func (*GetStackRequest) ProtoMessage() {}
 
 func (x *GetStackRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[65]
+	mi := &file_muster_v1_control_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3909,7 +4101,7 @@ func (x *GetStackRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStackRequest.ProtoReflect.Descriptor instead.
 func (*GetStackRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{65}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *GetStackRequest) GetStack() string {
@@ -3929,7 +4121,7 @@ type GetStackResponse struct {
 
 func (x *GetStackResponse) Reset() {
 	*x = GetStackResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[66]
+	mi := &file_muster_v1_control_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3941,7 +4133,7 @@ func (x *GetStackResponse) String() string {
 func (*GetStackResponse) ProtoMessage() {}
 
 func (x *GetStackResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[66]
+	mi := &file_muster_v1_control_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3954,7 +4146,7 @@ func (x *GetStackResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStackResponse.ProtoReflect.Descriptor instead.
 func (*GetStackResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{66}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *GetStackResponse) GetStack() *Stack {
@@ -3986,7 +4178,7 @@ type ListStacksRequest struct {
 
 func (x *ListStacksRequest) Reset() {
 	*x = ListStacksRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[67]
+	mi := &file_muster_v1_control_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3998,7 +4190,7 @@ func (x *ListStacksRequest) String() string {
 func (*ListStacksRequest) ProtoMessage() {}
 
 func (x *ListStacksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[67]
+	mi := &file_muster_v1_control_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4011,7 +4203,7 @@ func (x *ListStacksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListStacksRequest.ProtoReflect.Descriptor instead.
 func (*ListStacksRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{67}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *ListStacksRequest) GetNames() []string {
@@ -4068,7 +4260,7 @@ type ListStacksResponse struct {
 
 func (x *ListStacksResponse) Reset() {
 	*x = ListStacksResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[68]
+	mi := &file_muster_v1_control_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4080,7 +4272,7 @@ func (x *ListStacksResponse) String() string {
 func (*ListStacksResponse) ProtoMessage() {}
 
 func (x *ListStacksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[68]
+	mi := &file_muster_v1_control_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4093,7 +4285,7 @@ func (x *ListStacksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListStacksResponse.ProtoReflect.Descriptor instead.
 func (*ListStacksResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{68}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *ListStacksResponse) GetStacks() []*Stack {
@@ -4121,7 +4313,7 @@ type ListStackRevisionsRequest struct {
 
 func (x *ListStackRevisionsRequest) Reset() {
 	*x = ListStackRevisionsRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[69]
+	mi := &file_muster_v1_control_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4133,7 +4325,7 @@ func (x *ListStackRevisionsRequest) String() string {
 func (*ListStackRevisionsRequest) ProtoMessage() {}
 
 func (x *ListStackRevisionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[69]
+	mi := &file_muster_v1_control_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4146,7 +4338,7 @@ func (x *ListStackRevisionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListStackRevisionsRequest.ProtoReflect.Descriptor instead.
 func (*ListStackRevisionsRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{69}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *ListStackRevisionsRequest) GetStack() string {
@@ -4166,7 +4358,7 @@ type ListStackRevisionsResponse struct {
 
 func (x *ListStackRevisionsResponse) Reset() {
 	*x = ListStackRevisionsResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[70]
+	mi := &file_muster_v1_control_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4178,7 +4370,7 @@ func (x *ListStackRevisionsResponse) String() string {
 func (*ListStackRevisionsResponse) ProtoMessage() {}
 
 func (x *ListStackRevisionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[70]
+	mi := &file_muster_v1_control_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4191,7 +4383,7 @@ func (x *ListStackRevisionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListStackRevisionsResponse.ProtoReflect.Descriptor instead.
 func (*ListStackRevisionsResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{70}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *ListStackRevisionsResponse) GetRevisions() []*StackRevision {
@@ -4214,7 +4406,7 @@ type GetStackRevisionRequest struct {
 
 func (x *GetStackRevisionRequest) Reset() {
 	*x = GetStackRevisionRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[71]
+	mi := &file_muster_v1_control_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4226,7 +4418,7 @@ func (x *GetStackRevisionRequest) String() string {
 func (*GetStackRevisionRequest) ProtoMessage() {}
 
 func (x *GetStackRevisionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[71]
+	mi := &file_muster_v1_control_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4239,7 +4431,7 @@ func (x *GetStackRevisionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStackRevisionRequest.ProtoReflect.Descriptor instead.
 func (*GetStackRevisionRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{71}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *GetStackRevisionRequest) GetStack() string {
@@ -4268,7 +4460,7 @@ type GetStackRevisionResponse struct {
 
 func (x *GetStackRevisionResponse) Reset() {
 	*x = GetStackRevisionResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[72]
+	mi := &file_muster_v1_control_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4280,7 +4472,7 @@ func (x *GetStackRevisionResponse) String() string {
 func (*GetStackRevisionResponse) ProtoMessage() {}
 
 func (x *GetStackRevisionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[72]
+	mi := &file_muster_v1_control_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4293,7 +4485,7 @@ func (x *GetStackRevisionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStackRevisionResponse.ProtoReflect.Descriptor instead.
 func (*GetStackRevisionResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{72}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *GetStackRevisionResponse) GetRevision() *StackRevision {
@@ -4327,7 +4519,7 @@ type UpdateStackRequest struct {
 
 func (x *UpdateStackRequest) Reset() {
 	*x = UpdateStackRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[73]
+	mi := &file_muster_v1_control_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4339,7 +4531,7 @@ func (x *UpdateStackRequest) String() string {
 func (*UpdateStackRequest) ProtoMessage() {}
 
 func (x *UpdateStackRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[73]
+	mi := &file_muster_v1_control_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4352,7 +4544,7 @@ func (x *UpdateStackRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateStackRequest.ProtoReflect.Descriptor instead.
 func (*UpdateStackRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{73}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *UpdateStackRequest) GetStack() string {
@@ -4393,7 +4585,7 @@ type UpdateStackResponse struct {
 
 func (x *UpdateStackResponse) Reset() {
 	*x = UpdateStackResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[74]
+	mi := &file_muster_v1_control_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4405,7 +4597,7 @@ func (x *UpdateStackResponse) String() string {
 func (*UpdateStackResponse) ProtoMessage() {}
 
 func (x *UpdateStackResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[74]
+	mi := &file_muster_v1_control_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4418,7 +4610,7 @@ func (x *UpdateStackResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateStackResponse.ProtoReflect.Descriptor instead.
 func (*UpdateStackResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{74}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *UpdateStackResponse) GetStack() *Stack {
@@ -4439,7 +4631,7 @@ type RemoveStackRequest struct {
 
 func (x *RemoveStackRequest) Reset() {
 	*x = RemoveStackRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[75]
+	mi := &file_muster_v1_control_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4451,7 +4643,7 @@ func (x *RemoveStackRequest) String() string {
 func (*RemoveStackRequest) ProtoMessage() {}
 
 func (x *RemoveStackRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[75]
+	mi := &file_muster_v1_control_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4464,7 +4656,7 @@ func (x *RemoveStackRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveStackRequest.ProtoReflect.Descriptor instead.
 func (*RemoveStackRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{75}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *RemoveStackRequest) GetStack() string {
@@ -4486,7 +4678,7 @@ type RemoveStackResponse struct {
 
 func (x *RemoveStackResponse) Reset() {
 	*x = RemoveStackResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[76]
+	mi := &file_muster_v1_control_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4498,7 +4690,7 @@ func (x *RemoveStackResponse) String() string {
 func (*RemoveStackResponse) ProtoMessage() {}
 
 func (x *RemoveStackResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[76]
+	mi := &file_muster_v1_control_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4511,7 +4703,7 @@ func (x *RemoveStackResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveStackResponse.ProtoReflect.Descriptor instead.
 func (*RemoveStackResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{76}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *RemoveStackResponse) GetObjects() uint64 {
@@ -4531,7 +4723,7 @@ type CreateVolumeRequest struct {
 
 func (x *CreateVolumeRequest) Reset() {
 	*x = CreateVolumeRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[77]
+	mi := &file_muster_v1_control_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4543,7 +4735,7 @@ func (x *CreateVolumeRequest) String() string {
 func (*CreateVolumeRequest) ProtoMessage() {}
 
 func (x *CreateVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[77]
+	mi := &file_muster_v1_control_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4556,7 +4748,7 @@ func (x *CreateVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateVolumeRequest.ProtoReflect.Descriptor instead.
 func (*CreateVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{77}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *CreateVolumeRequest) GetSpec() *VolumeSpec {
@@ -4576,7 +4768,7 @@ type CreateVolumeResponse struct {
 
 func (x *CreateVolumeResponse) Reset() {
 	*x = CreateVolumeResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[78]
+	mi := &file_muster_v1_control_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4588,7 +4780,7 @@ func (x *CreateVolumeResponse) String() string {
 func (*CreateVolumeResponse) ProtoMessage() {}
 
 func (x *CreateVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[78]
+	mi := &file_muster_v1_control_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4601,7 +4793,7 @@ func (x *CreateVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateVolumeResponse.ProtoReflect.Descriptor instead.
 func (*CreateVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{78}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *CreateVolumeResponse) GetVolume() *Volume {
@@ -4622,7 +4814,7 @@ type GetVolumeRequest struct {
 
 func (x *GetVolumeRequest) Reset() {
 	*x = GetVolumeRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[79]
+	mi := &file_muster_v1_control_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4634,7 +4826,7 @@ func (x *GetVolumeRequest) String() string {
 func (*GetVolumeRequest) ProtoMessage() {}
 
 func (x *GetVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[79]
+	mi := &file_muster_v1_control_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4647,7 +4839,7 @@ func (x *GetVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetVolumeRequest.ProtoReflect.Descriptor instead.
 func (*GetVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{79}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *GetVolumeRequest) GetVolume() string {
@@ -4667,7 +4859,7 @@ type GetVolumeResponse struct {
 
 func (x *GetVolumeResponse) Reset() {
 	*x = GetVolumeResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[80]
+	mi := &file_muster_v1_control_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4679,7 +4871,7 @@ func (x *GetVolumeResponse) String() string {
 func (*GetVolumeResponse) ProtoMessage() {}
 
 func (x *GetVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[80]
+	mi := &file_muster_v1_control_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4692,7 +4884,7 @@ func (x *GetVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetVolumeResponse.ProtoReflect.Descriptor instead.
 func (*GetVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{80}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *GetVolumeResponse) GetVolume() *Volume {
@@ -4724,7 +4916,7 @@ type ListVolumesRequest struct {
 
 func (x *ListVolumesRequest) Reset() {
 	*x = ListVolumesRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[81]
+	mi := &file_muster_v1_control_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4736,7 +4928,7 @@ func (x *ListVolumesRequest) String() string {
 func (*ListVolumesRequest) ProtoMessage() {}
 
 func (x *ListVolumesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[81]
+	mi := &file_muster_v1_control_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4749,7 +4941,7 @@ func (x *ListVolumesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListVolumesRequest.ProtoReflect.Descriptor instead.
 func (*ListVolumesRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{81}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *ListVolumesRequest) GetNames() []string {
@@ -4806,7 +4998,7 @@ type ListVolumesResponse struct {
 
 func (x *ListVolumesResponse) Reset() {
 	*x = ListVolumesResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[82]
+	mi := &file_muster_v1_control_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4818,7 +5010,7 @@ func (x *ListVolumesResponse) String() string {
 func (*ListVolumesResponse) ProtoMessage() {}
 
 func (x *ListVolumesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[82]
+	mi := &file_muster_v1_control_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4831,7 +5023,7 @@ func (x *ListVolumesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListVolumesResponse.ProtoReflect.Descriptor instead.
 func (*ListVolumesResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{82}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{86}
 }
 
 func (x *ListVolumesResponse) GetVolumes() []*Volume {
@@ -4863,7 +5055,7 @@ type UpdateVolumeRequest struct {
 
 func (x *UpdateVolumeRequest) Reset() {
 	*x = UpdateVolumeRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[83]
+	mi := &file_muster_v1_control_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4875,7 +5067,7 @@ func (x *UpdateVolumeRequest) String() string {
 func (*UpdateVolumeRequest) ProtoMessage() {}
 
 func (x *UpdateVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[83]
+	mi := &file_muster_v1_control_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4888,7 +5080,7 @@ func (x *UpdateVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateVolumeRequest.ProtoReflect.Descriptor instead.
 func (*UpdateVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{83}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{87}
 }
 
 func (x *UpdateVolumeRequest) GetVolume() string {
@@ -4922,7 +5114,7 @@ type UpdateVolumeResponse struct {
 
 func (x *UpdateVolumeResponse) Reset() {
 	*x = UpdateVolumeResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[84]
+	mi := &file_muster_v1_control_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4934,7 +5126,7 @@ func (x *UpdateVolumeResponse) String() string {
 func (*UpdateVolumeResponse) ProtoMessage() {}
 
 func (x *UpdateVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[84]
+	mi := &file_muster_v1_control_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4947,7 +5139,7 @@ func (x *UpdateVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateVolumeResponse.ProtoReflect.Descriptor instead.
 func (*UpdateVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{84}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{88}
 }
 
 func (x *UpdateVolumeResponse) GetVolume() *Volume {
@@ -4968,7 +5160,7 @@ type RemoveVolumeRequest struct {
 
 func (x *RemoveVolumeRequest) Reset() {
 	*x = RemoveVolumeRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[85]
+	mi := &file_muster_v1_control_proto_msgTypes[89]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4980,7 +5172,7 @@ func (x *RemoveVolumeRequest) String() string {
 func (*RemoveVolumeRequest) ProtoMessage() {}
 
 func (x *RemoveVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[85]
+	mi := &file_muster_v1_control_proto_msgTypes[89]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4993,7 +5185,7 @@ func (x *RemoveVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveVolumeRequest.ProtoReflect.Descriptor instead.
 func (*RemoveVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{85}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{89}
 }
 
 func (x *RemoveVolumeRequest) GetVolume() string {
@@ -5012,7 +5204,7 @@ type RemoveVolumeResponse struct {
 
 func (x *RemoveVolumeResponse) Reset() {
 	*x = RemoveVolumeResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[86]
+	mi := &file_muster_v1_control_proto_msgTypes[90]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5024,7 +5216,7 @@ func (x *RemoveVolumeResponse) String() string {
 func (*RemoveVolumeResponse) ProtoMessage() {}
 
 func (x *RemoveVolumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[86]
+	mi := &file_muster_v1_control_proto_msgTypes[90]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5037,7 +5229,7 @@ func (x *RemoveVolumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveVolumeResponse.ProtoReflect.Descriptor instead.
 func (*RemoveVolumeResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{86}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{90}
 }
 
 // Is empty.
@@ -5049,7 +5241,7 @@ type GetClusterRequest struct {
 
 func (x *GetClusterRequest) Reset() {
 	*x = GetClusterRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[87]
+	mi := &file_muster_v1_control_proto_msgTypes[91]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5061,7 +5253,7 @@ func (x *GetClusterRequest) String() string {
 func (*GetClusterRequest) ProtoMessage() {}
 
 func (x *GetClusterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[87]
+	mi := &file_muster_v1_control_proto_msgTypes[91]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5074,7 +5266,7 @@ func (x *GetClusterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetClusterRequest.ProtoReflect.Descriptor instead.
 func (*GetClusterRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{87}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{91}
 }
 
 // Holds the cluster.
@@ -5087,7 +5279,7 @@ type GetClusterResponse struct {
 
 func (x *GetClusterResponse) Reset() {
 	*x = GetClusterResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[88]
+	mi := &file_muster_v1_control_proto_msgTypes[92]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5099,7 +5291,7 @@ func (x *GetClusterResponse) String() string {
 func (*GetClusterResponse) ProtoMessage() {}
 
 func (x *GetClusterResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[88]
+	mi := &file_muster_v1_control_proto_msgTypes[92]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5112,7 +5304,7 @@ func (x *GetClusterResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetClusterResponse.ProtoReflect.Descriptor instead.
 func (*GetClusterResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{88}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{92}
 }
 
 func (x *GetClusterResponse) GetCluster() *Cluster {
@@ -5131,7 +5323,7 @@ type GetClusterStatusRequest struct {
 
 func (x *GetClusterStatusRequest) Reset() {
 	*x = GetClusterStatusRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[89]
+	mi := &file_muster_v1_control_proto_msgTypes[93]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5143,7 +5335,7 @@ func (x *GetClusterStatusRequest) String() string {
 func (*GetClusterStatusRequest) ProtoMessage() {}
 
 func (x *GetClusterStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[89]
+	mi := &file_muster_v1_control_proto_msgTypes[93]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5156,7 +5348,7 @@ func (x *GetClusterStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetClusterStatusRequest.ProtoReflect.Descriptor instead.
 func (*GetClusterStatusRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{89}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{93}
 }
 
 // Says how the cluster's own parts do.
@@ -5182,7 +5374,7 @@ type GetClusterStatusResponse struct {
 
 func (x *GetClusterStatusResponse) Reset() {
 	*x = GetClusterStatusResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[90]
+	mi := &file_muster_v1_control_proto_msgTypes[94]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5194,7 +5386,7 @@ func (x *GetClusterStatusResponse) String() string {
 func (*GetClusterStatusResponse) ProtoMessage() {}
 
 func (x *GetClusterStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[90]
+	mi := &file_muster_v1_control_proto_msgTypes[94]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5207,7 +5399,7 @@ func (x *GetClusterStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetClusterStatusResponse.ProtoReflect.Descriptor instead.
 func (*GetClusterStatusResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{90}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{94}
 }
 
 func (x *GetClusterStatusResponse) GetHealthy() bool {
@@ -5271,7 +5463,7 @@ type UpdateClusterRequest struct {
 
 func (x *UpdateClusterRequest) Reset() {
 	*x = UpdateClusterRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[91]
+	mi := &file_muster_v1_control_proto_msgTypes[95]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5283,7 +5475,7 @@ func (x *UpdateClusterRequest) String() string {
 func (*UpdateClusterRequest) ProtoMessage() {}
 
 func (x *UpdateClusterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[91]
+	mi := &file_muster_v1_control_proto_msgTypes[95]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5296,7 +5488,7 @@ func (x *UpdateClusterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateClusterRequest.ProtoReflect.Descriptor instead.
 func (*UpdateClusterRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{91}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{95}
 }
 
 func (x *UpdateClusterRequest) GetVersion() uint64 {
@@ -5323,7 +5515,7 @@ type UpdateClusterResponse struct {
 
 func (x *UpdateClusterResponse) Reset() {
 	*x = UpdateClusterResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[92]
+	mi := &file_muster_v1_control_proto_msgTypes[96]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5335,7 +5527,7 @@ func (x *UpdateClusterResponse) String() string {
 func (*UpdateClusterResponse) ProtoMessage() {}
 
 func (x *UpdateClusterResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[92]
+	mi := &file_muster_v1_control_proto_msgTypes[96]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5348,7 +5540,7 @@ func (x *UpdateClusterResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateClusterResponse.ProtoReflect.Descriptor instead.
 func (*UpdateClusterResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{92}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{96}
 }
 
 func (x *UpdateClusterResponse) GetCluster() *Cluster {
@@ -5371,7 +5563,7 @@ type ListPluginsRequest struct {
 
 func (x *ListPluginsRequest) Reset() {
 	*x = ListPluginsRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[93]
+	mi := &file_muster_v1_control_proto_msgTypes[97]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5383,7 +5575,7 @@ func (x *ListPluginsRequest) String() string {
 func (*ListPluginsRequest) ProtoMessage() {}
 
 func (x *ListPluginsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[93]
+	mi := &file_muster_v1_control_proto_msgTypes[97]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5396,7 +5588,7 @@ func (x *ListPluginsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPluginsRequest.ProtoReflect.Descriptor instead.
 func (*ListPluginsRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{93}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{97}
 }
 
 func (x *ListPluginsRequest) GetNames() []string {
@@ -5423,7 +5615,7 @@ type ListPluginsResponse struct {
 
 func (x *ListPluginsResponse) Reset() {
 	*x = ListPluginsResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[94]
+	mi := &file_muster_v1_control_proto_msgTypes[98]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5435,7 +5627,7 @@ func (x *ListPluginsResponse) String() string {
 func (*ListPluginsResponse) ProtoMessage() {}
 
 func (x *ListPluginsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[94]
+	mi := &file_muster_v1_control_proto_msgTypes[98]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5448,7 +5640,7 @@ func (x *ListPluginsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPluginsResponse.ProtoReflect.Descriptor instead.
 func (*ListPluginsResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{94}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{98}
 }
 
 func (x *ListPluginsResponse) GetPlugins() []*NodePlugin {
@@ -5471,7 +5663,7 @@ type NodePlugin struct {
 
 func (x *NodePlugin) Reset() {
 	*x = NodePlugin{}
-	mi := &file_muster_v1_control_proto_msgTypes[95]
+	mi := &file_muster_v1_control_proto_msgTypes[99]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5483,7 +5675,7 @@ func (x *NodePlugin) String() string {
 func (*NodePlugin) ProtoMessage() {}
 
 func (x *NodePlugin) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[95]
+	mi := &file_muster_v1_control_proto_msgTypes[99]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5496,7 +5688,7 @@ func (x *NodePlugin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodePlugin.ProtoReflect.Descriptor instead.
 func (*NodePlugin) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{95}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{99}
 }
 
 func (x *NodePlugin) GetNodeId() string {
@@ -5569,7 +5761,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[96]
+	mi := &file_muster_v1_control_proto_msgTypes[100]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5581,7 +5773,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[96]
+	mi := &file_muster_v1_control_proto_msgTypes[100]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5594,7 +5786,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{96}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{100}
 }
 
 func (x *WatchRequest) GetKinds() []ObjectKind {
@@ -5717,7 +5909,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[97]
+	mi := &file_muster_v1_control_proto_msgTypes[101]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5729,7 +5921,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[97]
+	mi := &file_muster_v1_control_proto_msgTypes[101]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5742,7 +5934,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{97}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{101}
 }
 
 func (x *WatchResponse) GetEvents() []*WatchEvent {
@@ -5796,7 +5988,7 @@ type WatchEvent struct {
 
 func (x *WatchEvent) Reset() {
 	*x = WatchEvent{}
-	mi := &file_muster_v1_control_proto_msgTypes[98]
+	mi := &file_muster_v1_control_proto_msgTypes[102]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5808,7 +6000,7 @@ func (x *WatchEvent) String() string {
 func (*WatchEvent) ProtoMessage() {}
 
 func (x *WatchEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[98]
+	mi := &file_muster_v1_control_proto_msgTypes[102]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5821,7 +6013,7 @@ func (x *WatchEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchEvent.ProtoReflect.Descriptor instead.
 func (*WatchEvent) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{98}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{102}
 }
 
 func (x *WatchEvent) GetAction() WatchAction {
@@ -6137,7 +6329,7 @@ type LogOptions struct {
 
 func (x *LogOptions) Reset() {
 	*x = LogOptions{}
-	mi := &file_muster_v1_control_proto_msgTypes[99]
+	mi := &file_muster_v1_control_proto_msgTypes[103]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6149,7 +6341,7 @@ func (x *LogOptions) String() string {
 func (*LogOptions) ProtoMessage() {}
 
 func (x *LogOptions) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[99]
+	mi := &file_muster_v1_control_proto_msgTypes[103]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6162,7 +6354,7 @@ func (x *LogOptions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogOptions.ProtoReflect.Descriptor instead.
 func (*LogOptions) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{99}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{103}
 }
 
 func (x *LogOptions) GetFollow() bool {
@@ -6216,7 +6408,7 @@ type ServiceLogsRequest struct {
 
 func (x *ServiceLogsRequest) Reset() {
 	*x = ServiceLogsRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[100]
+	mi := &file_muster_v1_control_proto_msgTypes[104]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6228,7 +6420,7 @@ func (x *ServiceLogsRequest) String() string {
 func (*ServiceLogsRequest) ProtoMessage() {}
 
 func (x *ServiceLogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[100]
+	mi := &file_muster_v1_control_proto_msgTypes[104]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6241,7 +6433,7 @@ func (x *ServiceLogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceLogsRequest.ProtoReflect.Descriptor instead.
 func (*ServiceLogsRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{100}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{104}
 }
 
 func (x *ServiceLogsRequest) GetService() string {
@@ -6275,7 +6467,7 @@ type ServiceLogsResponse struct {
 
 func (x *ServiceLogsResponse) Reset() {
 	*x = ServiceLogsResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[101]
+	mi := &file_muster_v1_control_proto_msgTypes[105]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6287,7 +6479,7 @@ func (x *ServiceLogsResponse) String() string {
 func (*ServiceLogsResponse) ProtoMessage() {}
 
 func (x *ServiceLogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[101]
+	mi := &file_muster_v1_control_proto_msgTypes[105]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6300,7 +6492,7 @@ func (x *ServiceLogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceLogsResponse.ProtoReflect.Descriptor instead.
 func (*ServiceLogsResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{101}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{105}
 }
 
 func (x *ServiceLogsResponse) GetMessage() *LogMessage {
@@ -6324,7 +6516,7 @@ type TaskLogsRequest struct {
 
 func (x *TaskLogsRequest) Reset() {
 	*x = TaskLogsRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[102]
+	mi := &file_muster_v1_control_proto_msgTypes[106]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6336,7 +6528,7 @@ func (x *TaskLogsRequest) String() string {
 func (*TaskLogsRequest) ProtoMessage() {}
 
 func (x *TaskLogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[102]
+	mi := &file_muster_v1_control_proto_msgTypes[106]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6349,7 +6541,7 @@ func (x *TaskLogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskLogsRequest.ProtoReflect.Descriptor instead.
 func (*TaskLogsRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{102}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{106}
 }
 
 func (x *TaskLogsRequest) GetTask() string {
@@ -6383,7 +6575,7 @@ type TaskLogsResponse struct {
 
 func (x *TaskLogsResponse) Reset() {
 	*x = TaskLogsResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[103]
+	mi := &file_muster_v1_control_proto_msgTypes[107]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6395,7 +6587,7 @@ func (x *TaskLogsResponse) String() string {
 func (*TaskLogsResponse) ProtoMessage() {}
 
 func (x *TaskLogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[103]
+	mi := &file_muster_v1_control_proto_msgTypes[107]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6408,7 +6600,7 @@ func (x *TaskLogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskLogsResponse.ProtoReflect.Descriptor instead.
 func (*TaskLogsResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{103}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{107}
 }
 
 func (x *TaskLogsResponse) GetMessage() *LogMessage {
@@ -6443,7 +6635,7 @@ type LogMessage struct {
 
 func (x *LogMessage) Reset() {
 	*x = LogMessage{}
-	mi := &file_muster_v1_control_proto_msgTypes[104]
+	mi := &file_muster_v1_control_proto_msgTypes[108]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6455,7 +6647,7 @@ func (x *LogMessage) String() string {
 func (*LogMessage) ProtoMessage() {}
 
 func (x *LogMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[104]
+	mi := &file_muster_v1_control_proto_msgTypes[108]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6468,7 +6660,7 @@ func (x *LogMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogMessage.ProtoReflect.Descriptor instead.
 func (*LogMessage) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{104}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{108}
 }
 
 func (x *LogMessage) GetServiceId() string {
@@ -6550,7 +6742,7 @@ type GetJoinTokensRequest struct {
 
 func (x *GetJoinTokensRequest) Reset() {
 	*x = GetJoinTokensRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[105]
+	mi := &file_muster_v1_control_proto_msgTypes[109]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6562,7 +6754,7 @@ func (x *GetJoinTokensRequest) String() string {
 func (*GetJoinTokensRequest) ProtoMessage() {}
 
 func (x *GetJoinTokensRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[105]
+	mi := &file_muster_v1_control_proto_msgTypes[109]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6575,7 +6767,7 @@ func (x *GetJoinTokensRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetJoinTokensRequest.ProtoReflect.Descriptor instead.
 func (*GetJoinTokensRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{105}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{109}
 }
 
 // Holds the join tokens.
@@ -6589,7 +6781,7 @@ type GetJoinTokensResponse struct {
 
 func (x *GetJoinTokensResponse) Reset() {
 	*x = GetJoinTokensResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[106]
+	mi := &file_muster_v1_control_proto_msgTypes[110]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6601,7 +6793,7 @@ func (x *GetJoinTokensResponse) String() string {
 func (*GetJoinTokensResponse) ProtoMessage() {}
 
 func (x *GetJoinTokensResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[106]
+	mi := &file_muster_v1_control_proto_msgTypes[110]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6614,7 +6806,7 @@ func (x *GetJoinTokensResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetJoinTokensResponse.ProtoReflect.Descriptor instead.
 func (*GetJoinTokensResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{106}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{110}
 }
 
 func (x *GetJoinTokensResponse) GetWorker() string {
@@ -6641,7 +6833,7 @@ type RotateJoinTokenRequest struct {
 
 func (x *RotateJoinTokenRequest) Reset() {
 	*x = RotateJoinTokenRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[107]
+	mi := &file_muster_v1_control_proto_msgTypes[111]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6653,7 +6845,7 @@ func (x *RotateJoinTokenRequest) String() string {
 func (*RotateJoinTokenRequest) ProtoMessage() {}
 
 func (x *RotateJoinTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[107]
+	mi := &file_muster_v1_control_proto_msgTypes[111]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6666,7 +6858,7 @@ func (x *RotateJoinTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateJoinTokenRequest.ProtoReflect.Descriptor instead.
 func (*RotateJoinTokenRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{107}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{111}
 }
 
 func (x *RotateJoinTokenRequest) GetKind() RotateJoinTokenRequest_Kind {
@@ -6686,7 +6878,7 @@ type RotateJoinTokenResponse struct {
 
 func (x *RotateJoinTokenResponse) Reset() {
 	*x = RotateJoinTokenResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[108]
+	mi := &file_muster_v1_control_proto_msgTypes[112]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6698,7 +6890,7 @@ func (x *RotateJoinTokenResponse) String() string {
 func (*RotateJoinTokenResponse) ProtoMessage() {}
 
 func (x *RotateJoinTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[108]
+	mi := &file_muster_v1_control_proto_msgTypes[112]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6711,7 +6903,7 @@ func (x *RotateJoinTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateJoinTokenResponse.ProtoReflect.Descriptor instead.
 func (*RotateJoinTokenResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{108}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{112}
 }
 
 func (x *RotateJoinTokenResponse) GetToken() string {
@@ -6730,7 +6922,7 @@ type GetAuthorityRequest struct {
 
 func (x *GetAuthorityRequest) Reset() {
 	*x = GetAuthorityRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[109]
+	mi := &file_muster_v1_control_proto_msgTypes[113]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6742,7 +6934,7 @@ func (x *GetAuthorityRequest) String() string {
 func (*GetAuthorityRequest) ProtoMessage() {}
 
 func (x *GetAuthorityRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[109]
+	mi := &file_muster_v1_control_proto_msgTypes[113]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6755,7 +6947,7 @@ func (x *GetAuthorityRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetAuthorityRequest.ProtoReflect.Descriptor instead.
 func (*GetAuthorityRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{109}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{113}
 }
 
 // Holds the authority.
@@ -6768,7 +6960,7 @@ type GetAuthorityResponse struct {
 
 func (x *GetAuthorityResponse) Reset() {
 	*x = GetAuthorityResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[110]
+	mi := &file_muster_v1_control_proto_msgTypes[114]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6780,7 +6972,7 @@ func (x *GetAuthorityResponse) String() string {
 func (*GetAuthorityResponse) ProtoMessage() {}
 
 func (x *GetAuthorityResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[110]
+	mi := &file_muster_v1_control_proto_msgTypes[114]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6793,7 +6985,7 @@ func (x *GetAuthorityResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetAuthorityResponse.ProtoReflect.Descriptor instead.
 func (*GetAuthorityResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{110}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{114}
 }
 
 func (x *GetAuthorityResponse) GetAuthority() *Authority {
@@ -6815,7 +7007,7 @@ type RotateAuthorityRequest struct {
 
 func (x *RotateAuthorityRequest) Reset() {
 	*x = RotateAuthorityRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[111]
+	mi := &file_muster_v1_control_proto_msgTypes[115]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6827,7 +7019,7 @@ func (x *RotateAuthorityRequest) String() string {
 func (*RotateAuthorityRequest) ProtoMessage() {}
 
 func (x *RotateAuthorityRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[111]
+	mi := &file_muster_v1_control_proto_msgTypes[115]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6840,7 +7032,7 @@ func (x *RotateAuthorityRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateAuthorityRequest.ProtoReflect.Descriptor instead.
 func (*RotateAuthorityRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{111}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{115}
 }
 
 func (x *RotateAuthorityRequest) GetFinish() bool {
@@ -6860,7 +7052,7 @@ type RotateAuthorityResponse struct {
 
 func (x *RotateAuthorityResponse) Reset() {
 	*x = RotateAuthorityResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[112]
+	mi := &file_muster_v1_control_proto_msgTypes[116]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6872,7 +7064,7 @@ func (x *RotateAuthorityResponse) String() string {
 func (*RotateAuthorityResponse) ProtoMessage() {}
 
 func (x *RotateAuthorityResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[112]
+	mi := &file_muster_v1_control_proto_msgTypes[116]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6885,7 +7077,7 @@ func (x *RotateAuthorityResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateAuthorityResponse.ProtoReflect.Descriptor instead.
 func (*RotateAuthorityResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{112}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{116}
 }
 
 func (x *RotateAuthorityResponse) GetAuthority() *Authority {
@@ -6904,7 +7096,7 @@ type GetClusterKeysRequest struct {
 
 func (x *GetClusterKeysRequest) Reset() {
 	*x = GetClusterKeysRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[113]
+	mi := &file_muster_v1_control_proto_msgTypes[117]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6916,7 +7108,7 @@ func (x *GetClusterKeysRequest) String() string {
 func (*GetClusterKeysRequest) ProtoMessage() {}
 
 func (x *GetClusterKeysRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[113]
+	mi := &file_muster_v1_control_proto_msgTypes[117]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6929,7 +7121,7 @@ func (x *GetClusterKeysRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetClusterKeysRequest.ProtoReflect.Descriptor instead.
 func (*GetClusterKeysRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{113}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{117}
 }
 
 // Tells of the cluster's keys, by names that say nothing of what they are.
@@ -6948,7 +7140,7 @@ type GetClusterKeysResponse struct {
 
 func (x *GetClusterKeysResponse) Reset() {
 	*x = GetClusterKeysResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[114]
+	mi := &file_muster_v1_control_proto_msgTypes[118]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6960,7 +7152,7 @@ func (x *GetClusterKeysResponse) String() string {
 func (*GetClusterKeysResponse) ProtoMessage() {}
 
 func (x *GetClusterKeysResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[114]
+	mi := &file_muster_v1_control_proto_msgTypes[118]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6973,7 +7165,7 @@ func (x *GetClusterKeysResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetClusterKeysResponse.ProtoReflect.Descriptor instead.
 func (*GetClusterKeysResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{114}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{118}
 }
 
 func (x *GetClusterKeysResponse) GetSealedWith() string {
@@ -7014,7 +7206,7 @@ type KeyHolder struct {
 
 func (x *KeyHolder) Reset() {
 	*x = KeyHolder{}
-	mi := &file_muster_v1_control_proto_msgTypes[115]
+	mi := &file_muster_v1_control_proto_msgTypes[119]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7026,7 +7218,7 @@ func (x *KeyHolder) String() string {
 func (*KeyHolder) ProtoMessage() {}
 
 func (x *KeyHolder) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[115]
+	mi := &file_muster_v1_control_proto_msgTypes[119]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7039,7 +7231,7 @@ func (x *KeyHolder) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyHolder.ProtoReflect.Descriptor instead.
 func (*KeyHolder) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{115}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{119}
 }
 
 func (x *KeyHolder) GetInstance() string {
@@ -7086,7 +7278,7 @@ type ResealClusterRequest struct {
 
 func (x *ResealClusterRequest) Reset() {
 	*x = ResealClusterRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[116]
+	mi := &file_muster_v1_control_proto_msgTypes[120]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7098,7 +7290,7 @@ func (x *ResealClusterRequest) String() string {
 func (*ResealClusterRequest) ProtoMessage() {}
 
 func (x *ResealClusterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[116]
+	mi := &file_muster_v1_control_proto_msgTypes[120]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7111,7 +7303,7 @@ func (x *ResealClusterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResealClusterRequest.ProtoReflect.Descriptor instead.
 func (*ResealClusterRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{116}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{120}
 }
 
 // Tells of the cluster's keys as they are now.
@@ -7127,7 +7319,7 @@ type ResealClusterResponse struct {
 
 func (x *ResealClusterResponse) Reset() {
 	*x = ResealClusterResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[117]
+	mi := &file_muster_v1_control_proto_msgTypes[121]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7139,7 +7331,7 @@ func (x *ResealClusterResponse) String() string {
 func (*ResealClusterResponse) ProtoMessage() {}
 
 func (x *ResealClusterResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[117]
+	mi := &file_muster_v1_control_proto_msgTypes[121]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7152,7 +7344,7 @@ func (x *ResealClusterResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResealClusterResponse.ProtoReflect.Descriptor instead.
 func (*ResealClusterResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{117}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{121}
 }
 
 func (x *ResealClusterResponse) GetSealedWith() string {
@@ -7192,7 +7384,7 @@ type Authority struct {
 
 func (x *Authority) Reset() {
 	*x = Authority{}
-	mi := &file_muster_v1_control_proto_msgTypes[118]
+	mi := &file_muster_v1_control_proto_msgTypes[122]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7204,7 +7396,7 @@ func (x *Authority) String() string {
 func (*Authority) ProtoMessage() {}
 
 func (x *Authority) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[118]
+	mi := &file_muster_v1_control_proto_msgTypes[122]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7217,7 +7409,7 @@ func (x *Authority) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Authority.ProtoReflect.Descriptor instead.
 func (*Authority) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{118}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{122}
 }
 
 func (x *Authority) GetDomain() string {
@@ -7261,7 +7453,7 @@ type RootRotation struct {
 
 func (x *RootRotation) Reset() {
 	*x = RootRotation{}
-	mi := &file_muster_v1_control_proto_msgTypes[119]
+	mi := &file_muster_v1_control_proto_msgTypes[123]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7273,7 +7465,7 @@ func (x *RootRotation) String() string {
 func (*RootRotation) ProtoMessage() {}
 
 func (x *RootRotation) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[119]
+	mi := &file_muster_v1_control_proto_msgTypes[123]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7286,7 +7478,7 @@ func (x *RootRotation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RootRotation.ProtoReflect.Descriptor instead.
 func (*RootRotation) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{119}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{123}
 }
 
 func (x *RootRotation) GetStartedAt() *timestamppb.Timestamp {
@@ -7350,7 +7542,7 @@ type ApiToken struct {
 
 func (x *ApiToken) Reset() {
 	*x = ApiToken{}
-	mi := &file_muster_v1_control_proto_msgTypes[120]
+	mi := &file_muster_v1_control_proto_msgTypes[124]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7362,7 +7554,7 @@ func (x *ApiToken) String() string {
 func (*ApiToken) ProtoMessage() {}
 
 func (x *ApiToken) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[120]
+	mi := &file_muster_v1_control_proto_msgTypes[124]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7375,7 +7567,7 @@ func (x *ApiToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApiToken.ProtoReflect.Descriptor instead.
 func (*ApiToken) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{120}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{124}
 }
 
 func (x *ApiToken) GetId() string {
@@ -7434,7 +7626,7 @@ type CreateTokenRequest struct {
 
 func (x *CreateTokenRequest) Reset() {
 	*x = CreateTokenRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[121]
+	mi := &file_muster_v1_control_proto_msgTypes[125]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7446,7 +7638,7 @@ func (x *CreateTokenRequest) String() string {
 func (*CreateTokenRequest) ProtoMessage() {}
 
 func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[121]
+	mi := &file_muster_v1_control_proto_msgTypes[125]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7459,7 +7651,7 @@ func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenRequest.ProtoReflect.Descriptor instead.
 func (*CreateTokenRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{121}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{125}
 }
 
 func (x *CreateTokenRequest) GetName() string {
@@ -7494,7 +7686,7 @@ type CreateTokenResponse struct {
 
 func (x *CreateTokenResponse) Reset() {
 	*x = CreateTokenResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[122]
+	mi := &file_muster_v1_control_proto_msgTypes[126]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7506,7 +7698,7 @@ func (x *CreateTokenResponse) String() string {
 func (*CreateTokenResponse) ProtoMessage() {}
 
 func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[122]
+	mi := &file_muster_v1_control_proto_msgTypes[126]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7519,7 +7711,7 @@ func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenResponse.ProtoReflect.Descriptor instead.
 func (*CreateTokenResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{122}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{126}
 }
 
 func (x *CreateTokenResponse) GetToken() *ApiToken {
@@ -7545,7 +7737,7 @@ type ListTokensRequest struct {
 
 func (x *ListTokensRequest) Reset() {
 	*x = ListTokensRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[123]
+	mi := &file_muster_v1_control_proto_msgTypes[127]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7557,7 +7749,7 @@ func (x *ListTokensRequest) String() string {
 func (*ListTokensRequest) ProtoMessage() {}
 
 func (x *ListTokensRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[123]
+	mi := &file_muster_v1_control_proto_msgTypes[127]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7570,7 +7762,7 @@ func (x *ListTokensRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTokensRequest.ProtoReflect.Descriptor instead.
 func (*ListTokensRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{123}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{127}
 }
 
 // Holds all tokens, in order of id.
@@ -7583,7 +7775,7 @@ type ListTokensResponse struct {
 
 func (x *ListTokensResponse) Reset() {
 	*x = ListTokensResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[124]
+	mi := &file_muster_v1_control_proto_msgTypes[128]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7595,7 +7787,7 @@ func (x *ListTokensResponse) String() string {
 func (*ListTokensResponse) ProtoMessage() {}
 
 func (x *ListTokensResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[124]
+	mi := &file_muster_v1_control_proto_msgTypes[128]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7608,7 +7800,7 @@ func (x *ListTokensResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTokensResponse.ProtoReflect.Descriptor instead.
 func (*ListTokensResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{124}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{128}
 }
 
 func (x *ListTokensResponse) GetTokens() []*ApiToken {
@@ -7628,7 +7820,7 @@ type RemoveTokenRequest struct {
 
 func (x *RemoveTokenRequest) Reset() {
 	*x = RemoveTokenRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[125]
+	mi := &file_muster_v1_control_proto_msgTypes[129]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7640,7 +7832,7 @@ func (x *RemoveTokenRequest) String() string {
 func (*RemoveTokenRequest) ProtoMessage() {}
 
 func (x *RemoveTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[125]
+	mi := &file_muster_v1_control_proto_msgTypes[129]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7653,7 +7845,7 @@ func (x *RemoveTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveTokenRequest.ProtoReflect.Descriptor instead.
 func (*RemoveTokenRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{125}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{129}
 }
 
 func (x *RemoveTokenRequest) GetToken() string {
@@ -7672,7 +7864,7 @@ type RemoveTokenResponse struct {
 
 func (x *RemoveTokenResponse) Reset() {
 	*x = RemoveTokenResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[126]
+	mi := &file_muster_v1_control_proto_msgTypes[130]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7684,7 +7876,7 @@ func (x *RemoveTokenResponse) String() string {
 func (*RemoveTokenResponse) ProtoMessage() {}
 
 func (x *RemoveTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[126]
+	mi := &file_muster_v1_control_proto_msgTypes[130]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7697,7 +7889,7 @@ func (x *RemoveTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveTokenResponse.ProtoReflect.Descriptor instead.
 func (*RemoveTokenResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{126}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{130}
 }
 
 // Asks for a person's certificate.
@@ -7718,7 +7910,7 @@ type CreateCertificateRequest struct {
 
 func (x *CreateCertificateRequest) Reset() {
 	*x = CreateCertificateRequest{}
-	mi := &file_muster_v1_control_proto_msgTypes[127]
+	mi := &file_muster_v1_control_proto_msgTypes[131]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7730,7 +7922,7 @@ func (x *CreateCertificateRequest) String() string {
 func (*CreateCertificateRequest) ProtoMessage() {}
 
 func (x *CreateCertificateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[127]
+	mi := &file_muster_v1_control_proto_msgTypes[131]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7743,7 +7935,7 @@ func (x *CreateCertificateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateCertificateRequest.ProtoReflect.Descriptor instead.
 func (*CreateCertificateRequest) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{127}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{131}
 }
 
 func (x *CreateCertificateRequest) GetName() string {
@@ -7789,7 +7981,7 @@ type CreateCertificateResponse struct {
 
 func (x *CreateCertificateResponse) Reset() {
 	*x = CreateCertificateResponse{}
-	mi := &file_muster_v1_control_proto_msgTypes[128]
+	mi := &file_muster_v1_control_proto_msgTypes[132]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7801,7 +7993,7 @@ func (x *CreateCertificateResponse) String() string {
 func (*CreateCertificateResponse) ProtoMessage() {}
 
 func (x *CreateCertificateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_control_proto_msgTypes[128]
+	mi := &file_muster_v1_control_proto_msgTypes[132]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7814,7 +8006,7 @@ func (x *CreateCertificateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateCertificateResponse.ProtoReflect.Descriptor instead.
 func (*CreateCertificateResponse) Descriptor() ([]byte, []int) {
-	return file_muster_v1_control_proto_rawDescGZIP(), []int{128}
+	return file_muster_v1_control_proto_rawDescGZIP(), []int{132}
 }
 
 func (x *CreateCertificateResponse) GetCertificate() string {
@@ -7961,7 +8153,16 @@ const file_muster_v1_control_proto_rawDesc = "" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"0\n" +
 	"\x14RemoveNetworkRequest\x12\x18\n" +
 	"\anetwork\x18\x01 \x01(\tR\anetwork\"\x17\n" +
-	"\x15RemoveNetworkResponse\"\\\n" +
+	"\x15RemoveNetworkResponse\",\n" +
+	"\x16ListNodeVolumesRequest\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\"J\n" +
+	"\x17ListNodeVolumesResponse\x12/\n" +
+	"\avolumes\x18\x01 \x03(\v2\x15.muster.v1.NodeVolumeR\avolumes\"[\n" +
+	"\x17RemoveNodeVolumeRequest\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x16\n" +
+	"\x06volume\x18\x02 \x01(\tR\x06volume\x12\x14\n" +
+	"\x05force\x18\x03 \x01(\bR\x05force\"\x1a\n" +
+	"\x18RemoveNodeVolumeResponse\"\\\n" +
 	"\x12TestNetworkRequest\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12\x18\n" +
 	"\anetwork\x18\x02 \x01(\tR\anetwork\x12\x12\n" +
@@ -8365,7 +8566,7 @@ const file_muster_v1_control_proto_rawDesc = "" +
 	"\n" +
 	"\x06STDOUT\x10\x01\x12\n" +
 	"\n" +
-	"\x06STDERR\x10\x022\xde8\n" +
+	"\x06STDERR\x10\x022\xf5:\n" +
 	"\x0eControlService\x12~\n" +
 	"\rCreateService\x12\x1f.muster.v1.CreateServiceRequest\x1a .muster.v1.CreateServiceResponse\"*\xe2\xe0\x18\x03\n" +
 	"\x01\x02\x82\xd3\xe4\x93\x02\x1d:\x04specb\aservice\"\f/v1/services\x12y\n" +
@@ -8398,7 +8599,11 @@ const file_muster_v1_control_proto_rawDesc = "" +
 	"\x01\x02\x82\xd3\xe4\x93\x02\x1e:\x04specb\x04node\x1a\x10/v1/nodes/{node}\x12j\n" +
 	"\n" +
 	"RemoveNode\x12\x1c.muster.v1.RemoveNodeRequest\x1a\x1d.muster.v1.RemoveNodeResponse\"\x1f\xe2\xe0\x18\x03\n" +
-	"\x01\x03\x82\xd3\xe4\x93\x02\x12*\x10/v1/nodes/{node}\x12~\n" +
+	"\x01\x03\x82\xd3\xe4\x93\x02\x12*\x10/v1/nodes/{node}\x12\x81\x01\n" +
+	"\x0fListNodeVolumes\x12!.muster.v1.ListNodeVolumesRequest\x1a\".muster.v1.ListNodeVolumesResponse\"'\xe2\xe0\x18\x03\n" +
+	"\x01\x01\x82\xd3\xe4\x93\x02\x1a\x12\x18/v1/nodes/{node}/volumes\x12\x90\x01\n" +
+	"\x10RemoveNodeVolume\x12\".muster.v1.RemoveNodeVolumeRequest\x1a#.muster.v1.RemoveNodeVolumeResponse\"3\xe2\xe0\x18\x03\n" +
+	"\x01\x02\x82\xd3\xe4\x93\x02&*$/v1/nodes/{node}/volumes/{volume=**}\x12~\n" +
 	"\rCreateNetwork\x12\x1f.muster.v1.CreateNetworkRequest\x1a .muster.v1.CreateNetworkResponse\"*\xe2\xe0\x18\x03\n" +
 	"\x01\x02\x82\xd3\xe4\x93\x02\x1d:\x04specb\anetwork\"\f/v1/networks\x12y\n" +
 	"\n" +
@@ -8513,7 +8718,7 @@ func file_muster_v1_control_proto_rawDescGZIP() []byte {
 }
 
 var file_muster_v1_control_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_muster_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 130)
+var file_muster_v1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 134)
 var file_muster_v1_control_proto_goTypes = []any{
 	(ServiceMode)(0),                   // 0: muster.v1.ServiceMode
 	(ObjectKind)(0),                    // 1: muster.v1.ObjectKind
@@ -8556,375 +8761,385 @@ var file_muster_v1_control_proto_goTypes = []any{
 	(*ListNetworksResponse)(nil),       // 38: muster.v1.ListNetworksResponse
 	(*RemoveNetworkRequest)(nil),       // 39: muster.v1.RemoveNetworkRequest
 	(*RemoveNetworkResponse)(nil),      // 40: muster.v1.RemoveNetworkResponse
-	(*TestNetworkRequest)(nil),         // 41: muster.v1.TestNetworkRequest
-	(*TestNetworkResponse)(nil),        // 42: muster.v1.TestNetworkResponse
-	(*TestedConnection)(nil),           // 43: muster.v1.TestedConnection
-	(*CreateSecretRequest)(nil),        // 44: muster.v1.CreateSecretRequest
-	(*CreateSecretResponse)(nil),       // 45: muster.v1.CreateSecretResponse
-	(*GetSecretRequest)(nil),           // 46: muster.v1.GetSecretRequest
-	(*GetSecretResponse)(nil),          // 47: muster.v1.GetSecretResponse
-	(*ListSecretsRequest)(nil),         // 48: muster.v1.ListSecretsRequest
-	(*ListSecretsResponse)(nil),        // 49: muster.v1.ListSecretsResponse
-	(*UpdateSecretRequest)(nil),        // 50: muster.v1.UpdateSecretRequest
-	(*UpdateSecretResponse)(nil),       // 51: muster.v1.UpdateSecretResponse
-	(*RotateSecretRequest)(nil),        // 52: muster.v1.RotateSecretRequest
-	(*RotateSecretResponse)(nil),       // 53: muster.v1.RotateSecretResponse
-	(*RemoveSecretRequest)(nil),        // 54: muster.v1.RemoveSecretRequest
-	(*RemoveSecretResponse)(nil),       // 55: muster.v1.RemoveSecretResponse
-	(*CreateConfigRequest)(nil),        // 56: muster.v1.CreateConfigRequest
-	(*CreateConfigResponse)(nil),       // 57: muster.v1.CreateConfigResponse
-	(*GetConfigRequest)(nil),           // 58: muster.v1.GetConfigRequest
-	(*GetConfigResponse)(nil),          // 59: muster.v1.GetConfigResponse
-	(*ListConfigsRequest)(nil),         // 60: muster.v1.ListConfigsRequest
-	(*ListConfigsResponse)(nil),        // 61: muster.v1.ListConfigsResponse
-	(*UpdateConfigRequest)(nil),        // 62: muster.v1.UpdateConfigRequest
-	(*UpdateConfigResponse)(nil),       // 63: muster.v1.UpdateConfigResponse
-	(*RotateConfigRequest)(nil),        // 64: muster.v1.RotateConfigRequest
-	(*RotateConfigResponse)(nil),       // 65: muster.v1.RotateConfigResponse
-	(*RemoveConfigRequest)(nil),        // 66: muster.v1.RemoveConfigRequest
-	(*RemoveConfigResponse)(nil),       // 67: muster.v1.RemoveConfigResponse
-	(*CreateStackRequest)(nil),         // 68: muster.v1.CreateStackRequest
-	(*CreateStackResponse)(nil),        // 69: muster.v1.CreateStackResponse
-	(*GetStackRequest)(nil),            // 70: muster.v1.GetStackRequest
-	(*GetStackResponse)(nil),           // 71: muster.v1.GetStackResponse
-	(*ListStacksRequest)(nil),          // 72: muster.v1.ListStacksRequest
-	(*ListStacksResponse)(nil),         // 73: muster.v1.ListStacksResponse
-	(*ListStackRevisionsRequest)(nil),  // 74: muster.v1.ListStackRevisionsRequest
-	(*ListStackRevisionsResponse)(nil), // 75: muster.v1.ListStackRevisionsResponse
-	(*GetStackRevisionRequest)(nil),    // 76: muster.v1.GetStackRevisionRequest
-	(*GetStackRevisionResponse)(nil),   // 77: muster.v1.GetStackRevisionResponse
-	(*UpdateStackRequest)(nil),         // 78: muster.v1.UpdateStackRequest
-	(*UpdateStackResponse)(nil),        // 79: muster.v1.UpdateStackResponse
-	(*RemoveStackRequest)(nil),         // 80: muster.v1.RemoveStackRequest
-	(*RemoveStackResponse)(nil),        // 81: muster.v1.RemoveStackResponse
-	(*CreateVolumeRequest)(nil),        // 82: muster.v1.CreateVolumeRequest
-	(*CreateVolumeResponse)(nil),       // 83: muster.v1.CreateVolumeResponse
-	(*GetVolumeRequest)(nil),           // 84: muster.v1.GetVolumeRequest
-	(*GetVolumeResponse)(nil),          // 85: muster.v1.GetVolumeResponse
-	(*ListVolumesRequest)(nil),         // 86: muster.v1.ListVolumesRequest
-	(*ListVolumesResponse)(nil),        // 87: muster.v1.ListVolumesResponse
-	(*UpdateVolumeRequest)(nil),        // 88: muster.v1.UpdateVolumeRequest
-	(*UpdateVolumeResponse)(nil),       // 89: muster.v1.UpdateVolumeResponse
-	(*RemoveVolumeRequest)(nil),        // 90: muster.v1.RemoveVolumeRequest
-	(*RemoveVolumeResponse)(nil),       // 91: muster.v1.RemoveVolumeResponse
-	(*GetClusterRequest)(nil),          // 92: muster.v1.GetClusterRequest
-	(*GetClusterResponse)(nil),         // 93: muster.v1.GetClusterResponse
-	(*GetClusterStatusRequest)(nil),    // 94: muster.v1.GetClusterStatusRequest
-	(*GetClusterStatusResponse)(nil),   // 95: muster.v1.GetClusterStatusResponse
-	(*UpdateClusterRequest)(nil),       // 96: muster.v1.UpdateClusterRequest
-	(*UpdateClusterResponse)(nil),      // 97: muster.v1.UpdateClusterResponse
-	(*ListPluginsRequest)(nil),         // 98: muster.v1.ListPluginsRequest
-	(*ListPluginsResponse)(nil),        // 99: muster.v1.ListPluginsResponse
-	(*NodePlugin)(nil),                 // 100: muster.v1.NodePlugin
-	(*WatchRequest)(nil),               // 101: muster.v1.WatchRequest
-	(*WatchResponse)(nil),              // 102: muster.v1.WatchResponse
-	(*WatchEvent)(nil),                 // 103: muster.v1.WatchEvent
-	(*LogOptions)(nil),                 // 104: muster.v1.LogOptions
-	(*ServiceLogsRequest)(nil),         // 105: muster.v1.ServiceLogsRequest
-	(*ServiceLogsResponse)(nil),        // 106: muster.v1.ServiceLogsResponse
-	(*TaskLogsRequest)(nil),            // 107: muster.v1.TaskLogsRequest
-	(*TaskLogsResponse)(nil),           // 108: muster.v1.TaskLogsResponse
-	(*LogMessage)(nil),                 // 109: muster.v1.LogMessage
-	(*GetJoinTokensRequest)(nil),       // 110: muster.v1.GetJoinTokensRequest
-	(*GetJoinTokensResponse)(nil),      // 111: muster.v1.GetJoinTokensResponse
-	(*RotateJoinTokenRequest)(nil),     // 112: muster.v1.RotateJoinTokenRequest
-	(*RotateJoinTokenResponse)(nil),    // 113: muster.v1.RotateJoinTokenResponse
-	(*GetAuthorityRequest)(nil),        // 114: muster.v1.GetAuthorityRequest
-	(*GetAuthorityResponse)(nil),       // 115: muster.v1.GetAuthorityResponse
-	(*RotateAuthorityRequest)(nil),     // 116: muster.v1.RotateAuthorityRequest
-	(*RotateAuthorityResponse)(nil),    // 117: muster.v1.RotateAuthorityResponse
-	(*GetClusterKeysRequest)(nil),      // 118: muster.v1.GetClusterKeysRequest
-	(*GetClusterKeysResponse)(nil),     // 119: muster.v1.GetClusterKeysResponse
-	(*KeyHolder)(nil),                  // 120: muster.v1.KeyHolder
-	(*ResealClusterRequest)(nil),       // 121: muster.v1.ResealClusterRequest
-	(*ResealClusterResponse)(nil),      // 122: muster.v1.ResealClusterResponse
-	(*Authority)(nil),                  // 123: muster.v1.Authority
-	(*RootRotation)(nil),               // 124: muster.v1.RootRotation
-	(*ApiToken)(nil),                   // 125: muster.v1.ApiToken
-	(*CreateTokenRequest)(nil),         // 126: muster.v1.CreateTokenRequest
-	(*CreateTokenResponse)(nil),        // 127: muster.v1.CreateTokenResponse
-	(*ListTokensRequest)(nil),          // 128: muster.v1.ListTokensRequest
-	(*ListTokensResponse)(nil),         // 129: muster.v1.ListTokensResponse
-	(*RemoveTokenRequest)(nil),         // 130: muster.v1.RemoveTokenRequest
-	(*RemoveTokenResponse)(nil),        // 131: muster.v1.RemoveTokenResponse
-	(*CreateCertificateRequest)(nil),   // 132: muster.v1.CreateCertificateRequest
-	(*CreateCertificateResponse)(nil),  // 133: muster.v1.CreateCertificateResponse
-	nil,                                // 134: muster.v1.GetClusterKeysResponse.OtherKeysEntry
-	(*ServiceSpec)(nil),                // 135: muster.v1.ServiceSpec
-	(*Service)(nil),                    // 136: muster.v1.Service
-	(*Task)(nil),                       // 137: muster.v1.Task
-	(TaskState)(0),                     // 138: muster.v1.TaskState
-	(*Node)(nil),                       // 139: muster.v1.Node
-	(NodeStatus_State)(0),              // 140: muster.v1.NodeStatus.State
-	(NodeSpec_Availability)(0),         // 141: muster.v1.NodeSpec.Availability
-	(NodeSpec_Role)(0),                 // 142: muster.v1.NodeSpec.Role
-	(*NodeSpec)(nil),                   // 143: muster.v1.NodeSpec
-	(*NetworkSpec)(nil),                // 144: muster.v1.NetworkSpec
-	(*Network)(nil),                    // 145: muster.v1.Network
-	(*NetworkCheck)(nil),               // 146: muster.v1.NetworkCheck
-	(*SecretSpec)(nil),                 // 147: muster.v1.SecretSpec
-	(*Secret)(nil),                     // 148: muster.v1.Secret
-	(*ConfigSpec)(nil),                 // 149: muster.v1.ConfigSpec
-	(*Config)(nil),                     // 150: muster.v1.Config
-	(*StackSpec)(nil),                  // 151: muster.v1.StackSpec
-	(*Stack)(nil),                      // 152: muster.v1.Stack
-	(*StackRevision)(nil),              // 153: muster.v1.StackRevision
-	(*VolumeSpec)(nil),                 // 154: muster.v1.VolumeSpec
-	(*Volume)(nil),                     // 155: muster.v1.Volume
-	(*Cluster)(nil),                    // 156: muster.v1.Cluster
-	(*StoreStatus)(nil),                // 157: muster.v1.StoreStatus
-	(*DaemonInstance)(nil),             // 158: muster.v1.DaemonInstance
-	(*SubsystemStatus)(nil),            // 159: muster.v1.SubsystemStatus
-	(*NodeSummary)(nil),                // 160: muster.v1.NodeSummary
-	(*ClusterSpec)(nil),                // 161: muster.v1.ClusterSpec
-	(*ExecutorDescription)(nil),        // 162: muster.v1.ExecutorDescription
-	(*NetworkDriverDescription)(nil),   // 163: muster.v1.NetworkDriverDescription
-	(*timestamppb.Timestamp)(nil),      // 164: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),        // 165: google.protobuf.Duration
+	(*ListNodeVolumesRequest)(nil),     // 41: muster.v1.ListNodeVolumesRequest
+	(*ListNodeVolumesResponse)(nil),    // 42: muster.v1.ListNodeVolumesResponse
+	(*RemoveNodeVolumeRequest)(nil),    // 43: muster.v1.RemoveNodeVolumeRequest
+	(*RemoveNodeVolumeResponse)(nil),   // 44: muster.v1.RemoveNodeVolumeResponse
+	(*TestNetworkRequest)(nil),         // 45: muster.v1.TestNetworkRequest
+	(*TestNetworkResponse)(nil),        // 46: muster.v1.TestNetworkResponse
+	(*TestedConnection)(nil),           // 47: muster.v1.TestedConnection
+	(*CreateSecretRequest)(nil),        // 48: muster.v1.CreateSecretRequest
+	(*CreateSecretResponse)(nil),       // 49: muster.v1.CreateSecretResponse
+	(*GetSecretRequest)(nil),           // 50: muster.v1.GetSecretRequest
+	(*GetSecretResponse)(nil),          // 51: muster.v1.GetSecretResponse
+	(*ListSecretsRequest)(nil),         // 52: muster.v1.ListSecretsRequest
+	(*ListSecretsResponse)(nil),        // 53: muster.v1.ListSecretsResponse
+	(*UpdateSecretRequest)(nil),        // 54: muster.v1.UpdateSecretRequest
+	(*UpdateSecretResponse)(nil),       // 55: muster.v1.UpdateSecretResponse
+	(*RotateSecretRequest)(nil),        // 56: muster.v1.RotateSecretRequest
+	(*RotateSecretResponse)(nil),       // 57: muster.v1.RotateSecretResponse
+	(*RemoveSecretRequest)(nil),        // 58: muster.v1.RemoveSecretRequest
+	(*RemoveSecretResponse)(nil),       // 59: muster.v1.RemoveSecretResponse
+	(*CreateConfigRequest)(nil),        // 60: muster.v1.CreateConfigRequest
+	(*CreateConfigResponse)(nil),       // 61: muster.v1.CreateConfigResponse
+	(*GetConfigRequest)(nil),           // 62: muster.v1.GetConfigRequest
+	(*GetConfigResponse)(nil),          // 63: muster.v1.GetConfigResponse
+	(*ListConfigsRequest)(nil),         // 64: muster.v1.ListConfigsRequest
+	(*ListConfigsResponse)(nil),        // 65: muster.v1.ListConfigsResponse
+	(*UpdateConfigRequest)(nil),        // 66: muster.v1.UpdateConfigRequest
+	(*UpdateConfigResponse)(nil),       // 67: muster.v1.UpdateConfigResponse
+	(*RotateConfigRequest)(nil),        // 68: muster.v1.RotateConfigRequest
+	(*RotateConfigResponse)(nil),       // 69: muster.v1.RotateConfigResponse
+	(*RemoveConfigRequest)(nil),        // 70: muster.v1.RemoveConfigRequest
+	(*RemoveConfigResponse)(nil),       // 71: muster.v1.RemoveConfigResponse
+	(*CreateStackRequest)(nil),         // 72: muster.v1.CreateStackRequest
+	(*CreateStackResponse)(nil),        // 73: muster.v1.CreateStackResponse
+	(*GetStackRequest)(nil),            // 74: muster.v1.GetStackRequest
+	(*GetStackResponse)(nil),           // 75: muster.v1.GetStackResponse
+	(*ListStacksRequest)(nil),          // 76: muster.v1.ListStacksRequest
+	(*ListStacksResponse)(nil),         // 77: muster.v1.ListStacksResponse
+	(*ListStackRevisionsRequest)(nil),  // 78: muster.v1.ListStackRevisionsRequest
+	(*ListStackRevisionsResponse)(nil), // 79: muster.v1.ListStackRevisionsResponse
+	(*GetStackRevisionRequest)(nil),    // 80: muster.v1.GetStackRevisionRequest
+	(*GetStackRevisionResponse)(nil),   // 81: muster.v1.GetStackRevisionResponse
+	(*UpdateStackRequest)(nil),         // 82: muster.v1.UpdateStackRequest
+	(*UpdateStackResponse)(nil),        // 83: muster.v1.UpdateStackResponse
+	(*RemoveStackRequest)(nil),         // 84: muster.v1.RemoveStackRequest
+	(*RemoveStackResponse)(nil),        // 85: muster.v1.RemoveStackResponse
+	(*CreateVolumeRequest)(nil),        // 86: muster.v1.CreateVolumeRequest
+	(*CreateVolumeResponse)(nil),       // 87: muster.v1.CreateVolumeResponse
+	(*GetVolumeRequest)(nil),           // 88: muster.v1.GetVolumeRequest
+	(*GetVolumeResponse)(nil),          // 89: muster.v1.GetVolumeResponse
+	(*ListVolumesRequest)(nil),         // 90: muster.v1.ListVolumesRequest
+	(*ListVolumesResponse)(nil),        // 91: muster.v1.ListVolumesResponse
+	(*UpdateVolumeRequest)(nil),        // 92: muster.v1.UpdateVolumeRequest
+	(*UpdateVolumeResponse)(nil),       // 93: muster.v1.UpdateVolumeResponse
+	(*RemoveVolumeRequest)(nil),        // 94: muster.v1.RemoveVolumeRequest
+	(*RemoveVolumeResponse)(nil),       // 95: muster.v1.RemoveVolumeResponse
+	(*GetClusterRequest)(nil),          // 96: muster.v1.GetClusterRequest
+	(*GetClusterResponse)(nil),         // 97: muster.v1.GetClusterResponse
+	(*GetClusterStatusRequest)(nil),    // 98: muster.v1.GetClusterStatusRequest
+	(*GetClusterStatusResponse)(nil),   // 99: muster.v1.GetClusterStatusResponse
+	(*UpdateClusterRequest)(nil),       // 100: muster.v1.UpdateClusterRequest
+	(*UpdateClusterResponse)(nil),      // 101: muster.v1.UpdateClusterResponse
+	(*ListPluginsRequest)(nil),         // 102: muster.v1.ListPluginsRequest
+	(*ListPluginsResponse)(nil),        // 103: muster.v1.ListPluginsResponse
+	(*NodePlugin)(nil),                 // 104: muster.v1.NodePlugin
+	(*WatchRequest)(nil),               // 105: muster.v1.WatchRequest
+	(*WatchResponse)(nil),              // 106: muster.v1.WatchResponse
+	(*WatchEvent)(nil),                 // 107: muster.v1.WatchEvent
+	(*LogOptions)(nil),                 // 108: muster.v1.LogOptions
+	(*ServiceLogsRequest)(nil),         // 109: muster.v1.ServiceLogsRequest
+	(*ServiceLogsResponse)(nil),        // 110: muster.v1.ServiceLogsResponse
+	(*TaskLogsRequest)(nil),            // 111: muster.v1.TaskLogsRequest
+	(*TaskLogsResponse)(nil),           // 112: muster.v1.TaskLogsResponse
+	(*LogMessage)(nil),                 // 113: muster.v1.LogMessage
+	(*GetJoinTokensRequest)(nil),       // 114: muster.v1.GetJoinTokensRequest
+	(*GetJoinTokensResponse)(nil),      // 115: muster.v1.GetJoinTokensResponse
+	(*RotateJoinTokenRequest)(nil),     // 116: muster.v1.RotateJoinTokenRequest
+	(*RotateJoinTokenResponse)(nil),    // 117: muster.v1.RotateJoinTokenResponse
+	(*GetAuthorityRequest)(nil),        // 118: muster.v1.GetAuthorityRequest
+	(*GetAuthorityResponse)(nil),       // 119: muster.v1.GetAuthorityResponse
+	(*RotateAuthorityRequest)(nil),     // 120: muster.v1.RotateAuthorityRequest
+	(*RotateAuthorityResponse)(nil),    // 121: muster.v1.RotateAuthorityResponse
+	(*GetClusterKeysRequest)(nil),      // 122: muster.v1.GetClusterKeysRequest
+	(*GetClusterKeysResponse)(nil),     // 123: muster.v1.GetClusterKeysResponse
+	(*KeyHolder)(nil),                  // 124: muster.v1.KeyHolder
+	(*ResealClusterRequest)(nil),       // 125: muster.v1.ResealClusterRequest
+	(*ResealClusterResponse)(nil),      // 126: muster.v1.ResealClusterResponse
+	(*Authority)(nil),                  // 127: muster.v1.Authority
+	(*RootRotation)(nil),               // 128: muster.v1.RootRotation
+	(*ApiToken)(nil),                   // 129: muster.v1.ApiToken
+	(*CreateTokenRequest)(nil),         // 130: muster.v1.CreateTokenRequest
+	(*CreateTokenResponse)(nil),        // 131: muster.v1.CreateTokenResponse
+	(*ListTokensRequest)(nil),          // 132: muster.v1.ListTokensRequest
+	(*ListTokensResponse)(nil),         // 133: muster.v1.ListTokensResponse
+	(*RemoveTokenRequest)(nil),         // 134: muster.v1.RemoveTokenRequest
+	(*RemoveTokenResponse)(nil),        // 135: muster.v1.RemoveTokenResponse
+	(*CreateCertificateRequest)(nil),   // 136: muster.v1.CreateCertificateRequest
+	(*CreateCertificateResponse)(nil),  // 137: muster.v1.CreateCertificateResponse
+	nil,                                // 138: muster.v1.GetClusterKeysResponse.OtherKeysEntry
+	(*ServiceSpec)(nil),                // 139: muster.v1.ServiceSpec
+	(*Service)(nil),                    // 140: muster.v1.Service
+	(*Task)(nil),                       // 141: muster.v1.Task
+	(TaskState)(0),                     // 142: muster.v1.TaskState
+	(*Node)(nil),                       // 143: muster.v1.Node
+	(NodeStatus_State)(0),              // 144: muster.v1.NodeStatus.State
+	(NodeSpec_Availability)(0),         // 145: muster.v1.NodeSpec.Availability
+	(NodeSpec_Role)(0),                 // 146: muster.v1.NodeSpec.Role
+	(*NodeSpec)(nil),                   // 147: muster.v1.NodeSpec
+	(*NetworkSpec)(nil),                // 148: muster.v1.NetworkSpec
+	(*Network)(nil),                    // 149: muster.v1.Network
+	(*NodeVolume)(nil),                 // 150: muster.v1.NodeVolume
+	(*NetworkCheck)(nil),               // 151: muster.v1.NetworkCheck
+	(*SecretSpec)(nil),                 // 152: muster.v1.SecretSpec
+	(*Secret)(nil),                     // 153: muster.v1.Secret
+	(*ConfigSpec)(nil),                 // 154: muster.v1.ConfigSpec
+	(*Config)(nil),                     // 155: muster.v1.Config
+	(*StackSpec)(nil),                  // 156: muster.v1.StackSpec
+	(*Stack)(nil),                      // 157: muster.v1.Stack
+	(*StackRevision)(nil),              // 158: muster.v1.StackRevision
+	(*VolumeSpec)(nil),                 // 159: muster.v1.VolumeSpec
+	(*Volume)(nil),                     // 160: muster.v1.Volume
+	(*Cluster)(nil),                    // 161: muster.v1.Cluster
+	(*StoreStatus)(nil),                // 162: muster.v1.StoreStatus
+	(*DaemonInstance)(nil),             // 163: muster.v1.DaemonInstance
+	(*SubsystemStatus)(nil),            // 164: muster.v1.SubsystemStatus
+	(*NodeSummary)(nil),                // 165: muster.v1.NodeSummary
+	(*ClusterSpec)(nil),                // 166: muster.v1.ClusterSpec
+	(*ExecutorDescription)(nil),        // 167: muster.v1.ExecutorDescription
+	(*NetworkDriverDescription)(nil),   // 168: muster.v1.NetworkDriverDescription
+	(*timestamppb.Timestamp)(nil),      // 169: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),        // 170: google.protobuf.Duration
 }
 var file_muster_v1_control_proto_depIdxs = []int32{
-	135, // 0: muster.v1.CreateServiceRequest.spec:type_name -> muster.v1.ServiceSpec
-	136, // 1: muster.v1.CreateServiceResponse.service:type_name -> muster.v1.Service
-	136, // 2: muster.v1.GetServiceResponse.service:type_name -> muster.v1.Service
+	139, // 0: muster.v1.CreateServiceRequest.spec:type_name -> muster.v1.ServiceSpec
+	140, // 1: muster.v1.CreateServiceResponse.service:type_name -> muster.v1.Service
+	140, // 2: muster.v1.GetServiceResponse.service:type_name -> muster.v1.Service
 	0,   // 3: muster.v1.ListServicesRequest.modes:type_name -> muster.v1.ServiceMode
-	136, // 4: muster.v1.ListServicesResponse.services:type_name -> muster.v1.Service
-	135, // 5: muster.v1.UpdateServiceRequest.spec:type_name -> muster.v1.ServiceSpec
-	136, // 6: muster.v1.UpdateServiceResponse.service:type_name -> muster.v1.Service
-	136, // 7: muster.v1.RollbackServiceResponse.service:type_name -> muster.v1.Service
-	136, // 8: muster.v1.ScaleServiceResponse.service:type_name -> muster.v1.Service
-	137, // 9: muster.v1.GetTaskResponse.task:type_name -> muster.v1.Task
-	138, // 10: muster.v1.ListTasksRequest.desired_states:type_name -> muster.v1.TaskState
-	138, // 11: muster.v1.ListTasksRequest.states:type_name -> muster.v1.TaskState
-	137, // 12: muster.v1.ListTasksResponse.tasks:type_name -> muster.v1.Task
-	139, // 13: muster.v1.GetNodeResponse.node:type_name -> muster.v1.Node
-	140, // 14: muster.v1.ListNodesRequest.states:type_name -> muster.v1.NodeStatus.State
-	141, // 15: muster.v1.ListNodesRequest.availabilities:type_name -> muster.v1.NodeSpec.Availability
-	142, // 16: muster.v1.ListNodesRequest.roles:type_name -> muster.v1.NodeSpec.Role
-	139, // 17: muster.v1.ListNodesResponse.nodes:type_name -> muster.v1.Node
-	143, // 18: muster.v1.UpdateNodeRequest.spec:type_name -> muster.v1.NodeSpec
-	139, // 19: muster.v1.UpdateNodeResponse.node:type_name -> muster.v1.Node
-	144, // 20: muster.v1.CreateNetworkRequest.spec:type_name -> muster.v1.NetworkSpec
-	145, // 21: muster.v1.CreateNetworkResponse.network:type_name -> muster.v1.Network
-	145, // 22: muster.v1.GetNetworkResponse.network:type_name -> muster.v1.Network
-	145, // 23: muster.v1.ListNetworksResponse.networks:type_name -> muster.v1.Network
-	43,  // 24: muster.v1.TestNetworkResponse.checks:type_name -> muster.v1.TestedConnection
-	146, // 25: muster.v1.TestedConnection.check:type_name -> muster.v1.NetworkCheck
-	147, // 26: muster.v1.CreateSecretRequest.spec:type_name -> muster.v1.SecretSpec
-	148, // 27: muster.v1.CreateSecretResponse.secret:type_name -> muster.v1.Secret
-	148, // 28: muster.v1.GetSecretResponse.secret:type_name -> muster.v1.Secret
-	148, // 29: muster.v1.ListSecretsResponse.secrets:type_name -> muster.v1.Secret
-	147, // 30: muster.v1.UpdateSecretRequest.spec:type_name -> muster.v1.SecretSpec
-	148, // 31: muster.v1.UpdateSecretResponse.secret:type_name -> muster.v1.Secret
-	148, // 32: muster.v1.RotateSecretResponse.secret:type_name -> muster.v1.Secret
-	149, // 33: muster.v1.CreateConfigRequest.spec:type_name -> muster.v1.ConfigSpec
-	150, // 34: muster.v1.CreateConfigResponse.config:type_name -> muster.v1.Config
-	150, // 35: muster.v1.GetConfigResponse.config:type_name -> muster.v1.Config
-	150, // 36: muster.v1.ListConfigsResponse.configs:type_name -> muster.v1.Config
-	149, // 37: muster.v1.UpdateConfigRequest.spec:type_name -> muster.v1.ConfigSpec
-	150, // 38: muster.v1.UpdateConfigResponse.config:type_name -> muster.v1.Config
-	150, // 39: muster.v1.RotateConfigResponse.config:type_name -> muster.v1.Config
-	151, // 40: muster.v1.CreateStackRequest.spec:type_name -> muster.v1.StackSpec
-	152, // 41: muster.v1.CreateStackResponse.stack:type_name -> muster.v1.Stack
-	152, // 42: muster.v1.GetStackResponse.stack:type_name -> muster.v1.Stack
-	152, // 43: muster.v1.ListStacksResponse.stacks:type_name -> muster.v1.Stack
-	153, // 44: muster.v1.ListStackRevisionsResponse.revisions:type_name -> muster.v1.StackRevision
-	153, // 45: muster.v1.GetStackRevisionResponse.revision:type_name -> muster.v1.StackRevision
-	151, // 46: muster.v1.GetStackRevisionResponse.spec:type_name -> muster.v1.StackSpec
-	151, // 47: muster.v1.UpdateStackRequest.spec:type_name -> muster.v1.StackSpec
-	152, // 48: muster.v1.UpdateStackResponse.stack:type_name -> muster.v1.Stack
-	154, // 49: muster.v1.CreateVolumeRequest.spec:type_name -> muster.v1.VolumeSpec
-	155, // 50: muster.v1.CreateVolumeResponse.volume:type_name -> muster.v1.Volume
-	155, // 51: muster.v1.GetVolumeResponse.volume:type_name -> muster.v1.Volume
-	155, // 52: muster.v1.ListVolumesResponse.volumes:type_name -> muster.v1.Volume
-	154, // 53: muster.v1.UpdateVolumeRequest.spec:type_name -> muster.v1.VolumeSpec
-	155, // 54: muster.v1.UpdateVolumeResponse.volume:type_name -> muster.v1.Volume
-	156, // 55: muster.v1.GetClusterResponse.cluster:type_name -> muster.v1.Cluster
-	157, // 56: muster.v1.GetClusterStatusResponse.store:type_name -> muster.v1.StoreStatus
-	158, // 57: muster.v1.GetClusterStatusResponse.daemons:type_name -> muster.v1.DaemonInstance
-	159, // 58: muster.v1.GetClusterStatusResponse.subsystems:type_name -> muster.v1.SubsystemStatus
-	160, // 59: muster.v1.GetClusterStatusResponse.nodes:type_name -> muster.v1.NodeSummary
-	161, // 60: muster.v1.UpdateClusterRequest.spec:type_name -> muster.v1.ClusterSpec
-	156, // 61: muster.v1.UpdateClusterResponse.cluster:type_name -> muster.v1.Cluster
-	100, // 62: muster.v1.ListPluginsResponse.plugins:type_name -> muster.v1.NodePlugin
-	162, // 63: muster.v1.NodePlugin.executor:type_name -> muster.v1.ExecutorDescription
-	163, // 64: muster.v1.NodePlugin.network_driver:type_name -> muster.v1.NetworkDriverDescription
-	1,   // 65: muster.v1.WatchRequest.kinds:type_name -> muster.v1.ObjectKind
-	2,   // 66: muster.v1.WatchRequest.actions:type_name -> muster.v1.WatchAction
-	138, // 67: muster.v1.WatchRequest.states:type_name -> muster.v1.TaskState
-	138, // 68: muster.v1.WatchRequest.desired_states:type_name -> muster.v1.TaskState
-	140, // 69: muster.v1.WatchRequest.node_states:type_name -> muster.v1.NodeStatus.State
-	141, // 70: muster.v1.WatchRequest.availabilities:type_name -> muster.v1.NodeSpec.Availability
-	142, // 71: muster.v1.WatchRequest.roles:type_name -> muster.v1.NodeSpec.Role
-	0,   // 72: muster.v1.WatchRequest.modes:type_name -> muster.v1.ServiceMode
-	103, // 73: muster.v1.WatchResponse.events:type_name -> muster.v1.WatchEvent
-	2,   // 74: muster.v1.WatchEvent.action:type_name -> muster.v1.WatchAction
-	1,   // 75: muster.v1.WatchEvent.kind:type_name -> muster.v1.ObjectKind
-	164, // 76: muster.v1.WatchEvent.at:type_name -> google.protobuf.Timestamp
-	136, // 77: muster.v1.WatchEvent.service:type_name -> muster.v1.Service
-	137, // 78: muster.v1.WatchEvent.task:type_name -> muster.v1.Task
-	139, // 79: muster.v1.WatchEvent.node:type_name -> muster.v1.Node
-	156, // 80: muster.v1.WatchEvent.cluster:type_name -> muster.v1.Cluster
-	150, // 81: muster.v1.WatchEvent.config:type_name -> muster.v1.Config
-	145, // 82: muster.v1.WatchEvent.network:type_name -> muster.v1.Network
-	148, // 83: muster.v1.WatchEvent.secret:type_name -> muster.v1.Secret
-	152, // 84: muster.v1.WatchEvent.stack:type_name -> muster.v1.Stack
-	136, // 85: muster.v1.WatchEvent.old_service:type_name -> muster.v1.Service
-	137, // 86: muster.v1.WatchEvent.old_task:type_name -> muster.v1.Task
-	139, // 87: muster.v1.WatchEvent.old_node:type_name -> muster.v1.Node
-	156, // 88: muster.v1.WatchEvent.old_cluster:type_name -> muster.v1.Cluster
-	150, // 89: muster.v1.WatchEvent.old_config:type_name -> muster.v1.Config
-	145, // 90: muster.v1.WatchEvent.old_network:type_name -> muster.v1.Network
-	148, // 91: muster.v1.WatchEvent.old_secret:type_name -> muster.v1.Secret
-	152, // 92: muster.v1.WatchEvent.old_stack:type_name -> muster.v1.Stack
-	164, // 93: muster.v1.LogOptions.since:type_name -> google.protobuf.Timestamp
-	3,   // 94: muster.v1.LogOptions.streams:type_name -> muster.v1.LogStream
-	104, // 95: muster.v1.ServiceLogsRequest.options:type_name -> muster.v1.LogOptions
-	109, // 96: muster.v1.ServiceLogsResponse.message:type_name -> muster.v1.LogMessage
-	104, // 97: muster.v1.TaskLogsRequest.options:type_name -> muster.v1.LogOptions
-	109, // 98: muster.v1.TaskLogsResponse.message:type_name -> muster.v1.LogMessage
-	164, // 99: muster.v1.LogMessage.timestamp:type_name -> google.protobuf.Timestamp
-	3,   // 100: muster.v1.LogMessage.stream:type_name -> muster.v1.LogStream
-	4,   // 101: muster.v1.RotateJoinTokenRequest.kind:type_name -> muster.v1.RotateJoinTokenRequest.Kind
-	123, // 102: muster.v1.GetAuthorityResponse.authority:type_name -> muster.v1.Authority
-	123, // 103: muster.v1.RotateAuthorityResponse.authority:type_name -> muster.v1.Authority
-	120, // 104: muster.v1.GetClusterKeysResponse.holders:type_name -> muster.v1.KeyHolder
-	134, // 105: muster.v1.GetClusterKeysResponse.other_keys:type_name -> muster.v1.GetClusterKeysResponse.OtherKeysEntry
-	120, // 106: muster.v1.ResealClusterResponse.holders:type_name -> muster.v1.KeyHolder
-	124, // 107: muster.v1.Authority.rotation:type_name -> muster.v1.RootRotation
-	164, // 108: muster.v1.RootRotation.started_at:type_name -> google.protobuf.Timestamp
-	164, // 109: muster.v1.RootRotation.ended_at:type_name -> google.protobuf.Timestamp
-	164, // 110: muster.v1.ApiToken.created_at:type_name -> google.protobuf.Timestamp
-	164, // 111: muster.v1.ApiToken.expires_at:type_name -> google.protobuf.Timestamp
-	164, // 112: muster.v1.CreateTokenRequest.expires_at:type_name -> google.protobuf.Timestamp
-	125, // 113: muster.v1.CreateTokenResponse.token:type_name -> muster.v1.ApiToken
-	125, // 114: muster.v1.ListTokensResponse.tokens:type_name -> muster.v1.ApiToken
-	165, // 115: muster.v1.CreateCertificateRequest.lifetime:type_name -> google.protobuf.Duration
-	164, // 116: muster.v1.CreateCertificateResponse.expires_at:type_name -> google.protobuf.Timestamp
-	5,   // 117: muster.v1.ControlService.CreateService:input_type -> muster.v1.CreateServiceRequest
-	7,   // 118: muster.v1.ControlService.GetService:input_type -> muster.v1.GetServiceRequest
-	9,   // 119: muster.v1.ControlService.ListServices:input_type -> muster.v1.ListServicesRequest
-	11,  // 120: muster.v1.ControlService.UpdateService:input_type -> muster.v1.UpdateServiceRequest
-	13,  // 121: muster.v1.ControlService.RemoveService:input_type -> muster.v1.RemoveServiceRequest
-	15,  // 122: muster.v1.ControlService.RollbackService:input_type -> muster.v1.RollbackServiceRequest
-	17,  // 123: muster.v1.ControlService.ScaleService:input_type -> muster.v1.ScaleServiceRequest
-	19,  // 124: muster.v1.ControlService.GetTask:input_type -> muster.v1.GetTaskRequest
-	21,  // 125: muster.v1.ControlService.ListTasks:input_type -> muster.v1.ListTasksRequest
-	23,  // 126: muster.v1.ControlService.RemoveTask:input_type -> muster.v1.RemoveTaskRequest
-	25,  // 127: muster.v1.ControlService.GetNode:input_type -> muster.v1.GetNodeRequest
-	27,  // 128: muster.v1.ControlService.ListNodes:input_type -> muster.v1.ListNodesRequest
-	29,  // 129: muster.v1.ControlService.UpdateNode:input_type -> muster.v1.UpdateNodeRequest
-	31,  // 130: muster.v1.ControlService.RemoveNode:input_type -> muster.v1.RemoveNodeRequest
-	33,  // 131: muster.v1.ControlService.CreateNetwork:input_type -> muster.v1.CreateNetworkRequest
-	35,  // 132: muster.v1.ControlService.GetNetwork:input_type -> muster.v1.GetNetworkRequest
-	37,  // 133: muster.v1.ControlService.ListNetworks:input_type -> muster.v1.ListNetworksRequest
-	39,  // 134: muster.v1.ControlService.RemoveNetwork:input_type -> muster.v1.RemoveNetworkRequest
-	41,  // 135: muster.v1.ControlService.TestNetwork:input_type -> muster.v1.TestNetworkRequest
-	44,  // 136: muster.v1.ControlService.CreateSecret:input_type -> muster.v1.CreateSecretRequest
-	46,  // 137: muster.v1.ControlService.GetSecret:input_type -> muster.v1.GetSecretRequest
-	48,  // 138: muster.v1.ControlService.ListSecrets:input_type -> muster.v1.ListSecretsRequest
-	50,  // 139: muster.v1.ControlService.UpdateSecret:input_type -> muster.v1.UpdateSecretRequest
-	52,  // 140: muster.v1.ControlService.RotateSecret:input_type -> muster.v1.RotateSecretRequest
-	54,  // 141: muster.v1.ControlService.RemoveSecret:input_type -> muster.v1.RemoveSecretRequest
-	56,  // 142: muster.v1.ControlService.CreateConfig:input_type -> muster.v1.CreateConfigRequest
-	58,  // 143: muster.v1.ControlService.GetConfig:input_type -> muster.v1.GetConfigRequest
-	60,  // 144: muster.v1.ControlService.ListConfigs:input_type -> muster.v1.ListConfigsRequest
-	62,  // 145: muster.v1.ControlService.UpdateConfig:input_type -> muster.v1.UpdateConfigRequest
-	64,  // 146: muster.v1.ControlService.RotateConfig:input_type -> muster.v1.RotateConfigRequest
-	66,  // 147: muster.v1.ControlService.RemoveConfig:input_type -> muster.v1.RemoveConfigRequest
-	68,  // 148: muster.v1.ControlService.CreateStack:input_type -> muster.v1.CreateStackRequest
-	70,  // 149: muster.v1.ControlService.GetStack:input_type -> muster.v1.GetStackRequest
-	72,  // 150: muster.v1.ControlService.ListStacks:input_type -> muster.v1.ListStacksRequest
-	74,  // 151: muster.v1.ControlService.ListStackRevisions:input_type -> muster.v1.ListStackRevisionsRequest
-	76,  // 152: muster.v1.ControlService.GetStackRevision:input_type -> muster.v1.GetStackRevisionRequest
-	78,  // 153: muster.v1.ControlService.UpdateStack:input_type -> muster.v1.UpdateStackRequest
-	80,  // 154: muster.v1.ControlService.RemoveStack:input_type -> muster.v1.RemoveStackRequest
-	82,  // 155: muster.v1.ControlService.CreateVolume:input_type -> muster.v1.CreateVolumeRequest
-	84,  // 156: muster.v1.ControlService.GetVolume:input_type -> muster.v1.GetVolumeRequest
-	86,  // 157: muster.v1.ControlService.ListVolumes:input_type -> muster.v1.ListVolumesRequest
-	88,  // 158: muster.v1.ControlService.UpdateVolume:input_type -> muster.v1.UpdateVolumeRequest
-	90,  // 159: muster.v1.ControlService.RemoveVolume:input_type -> muster.v1.RemoveVolumeRequest
-	92,  // 160: muster.v1.ControlService.GetCluster:input_type -> muster.v1.GetClusterRequest
-	94,  // 161: muster.v1.ControlService.GetClusterStatus:input_type -> muster.v1.GetClusterStatusRequest
-	96,  // 162: muster.v1.ControlService.UpdateCluster:input_type -> muster.v1.UpdateClusterRequest
-	110, // 163: muster.v1.ControlService.GetJoinTokens:input_type -> muster.v1.GetJoinTokensRequest
-	112, // 164: muster.v1.ControlService.RotateJoinToken:input_type -> muster.v1.RotateJoinTokenRequest
-	114, // 165: muster.v1.ControlService.GetAuthority:input_type -> muster.v1.GetAuthorityRequest
-	116, // 166: muster.v1.ControlService.RotateAuthority:input_type -> muster.v1.RotateAuthorityRequest
-	118, // 167: muster.v1.ControlService.GetClusterKeys:input_type -> muster.v1.GetClusterKeysRequest
-	121, // 168: muster.v1.ControlService.ResealCluster:input_type -> muster.v1.ResealClusterRequest
-	126, // 169: muster.v1.ControlService.CreateToken:input_type -> muster.v1.CreateTokenRequest
-	128, // 170: muster.v1.ControlService.ListTokens:input_type -> muster.v1.ListTokensRequest
-	130, // 171: muster.v1.ControlService.RemoveToken:input_type -> muster.v1.RemoveTokenRequest
-	132, // 172: muster.v1.ControlService.CreateCertificate:input_type -> muster.v1.CreateCertificateRequest
-	98,  // 173: muster.v1.ControlService.ListPlugins:input_type -> muster.v1.ListPluginsRequest
-	101, // 174: muster.v1.ControlService.Watch:input_type -> muster.v1.WatchRequest
-	105, // 175: muster.v1.ControlService.ServiceLogs:input_type -> muster.v1.ServiceLogsRequest
-	107, // 176: muster.v1.ControlService.TaskLogs:input_type -> muster.v1.TaskLogsRequest
-	6,   // 177: muster.v1.ControlService.CreateService:output_type -> muster.v1.CreateServiceResponse
-	8,   // 178: muster.v1.ControlService.GetService:output_type -> muster.v1.GetServiceResponse
-	10,  // 179: muster.v1.ControlService.ListServices:output_type -> muster.v1.ListServicesResponse
-	12,  // 180: muster.v1.ControlService.UpdateService:output_type -> muster.v1.UpdateServiceResponse
-	14,  // 181: muster.v1.ControlService.RemoveService:output_type -> muster.v1.RemoveServiceResponse
-	16,  // 182: muster.v1.ControlService.RollbackService:output_type -> muster.v1.RollbackServiceResponse
-	18,  // 183: muster.v1.ControlService.ScaleService:output_type -> muster.v1.ScaleServiceResponse
-	20,  // 184: muster.v1.ControlService.GetTask:output_type -> muster.v1.GetTaskResponse
-	22,  // 185: muster.v1.ControlService.ListTasks:output_type -> muster.v1.ListTasksResponse
-	24,  // 186: muster.v1.ControlService.RemoveTask:output_type -> muster.v1.RemoveTaskResponse
-	26,  // 187: muster.v1.ControlService.GetNode:output_type -> muster.v1.GetNodeResponse
-	28,  // 188: muster.v1.ControlService.ListNodes:output_type -> muster.v1.ListNodesResponse
-	30,  // 189: muster.v1.ControlService.UpdateNode:output_type -> muster.v1.UpdateNodeResponse
-	32,  // 190: muster.v1.ControlService.RemoveNode:output_type -> muster.v1.RemoveNodeResponse
-	34,  // 191: muster.v1.ControlService.CreateNetwork:output_type -> muster.v1.CreateNetworkResponse
-	36,  // 192: muster.v1.ControlService.GetNetwork:output_type -> muster.v1.GetNetworkResponse
-	38,  // 193: muster.v1.ControlService.ListNetworks:output_type -> muster.v1.ListNetworksResponse
-	40,  // 194: muster.v1.ControlService.RemoveNetwork:output_type -> muster.v1.RemoveNetworkResponse
-	42,  // 195: muster.v1.ControlService.TestNetwork:output_type -> muster.v1.TestNetworkResponse
-	45,  // 196: muster.v1.ControlService.CreateSecret:output_type -> muster.v1.CreateSecretResponse
-	47,  // 197: muster.v1.ControlService.GetSecret:output_type -> muster.v1.GetSecretResponse
-	49,  // 198: muster.v1.ControlService.ListSecrets:output_type -> muster.v1.ListSecretsResponse
-	51,  // 199: muster.v1.ControlService.UpdateSecret:output_type -> muster.v1.UpdateSecretResponse
-	53,  // 200: muster.v1.ControlService.RotateSecret:output_type -> muster.v1.RotateSecretResponse
-	55,  // 201: muster.v1.ControlService.RemoveSecret:output_type -> muster.v1.RemoveSecretResponse
-	57,  // 202: muster.v1.ControlService.CreateConfig:output_type -> muster.v1.CreateConfigResponse
-	59,  // 203: muster.v1.ControlService.GetConfig:output_type -> muster.v1.GetConfigResponse
-	61,  // 204: muster.v1.ControlService.ListConfigs:output_type -> muster.v1.ListConfigsResponse
-	63,  // 205: muster.v1.ControlService.UpdateConfig:output_type -> muster.v1.UpdateConfigResponse
-	65,  // 206: muster.v1.ControlService.RotateConfig:output_type -> muster.v1.RotateConfigResponse
-	67,  // 207: muster.v1.ControlService.RemoveConfig:output_type -> muster.v1.RemoveConfigResponse
-	69,  // 208: muster.v1.ControlService.CreateStack:output_type -> muster.v1.CreateStackResponse
-	71,  // 209: muster.v1.ControlService.GetStack:output_type -> muster.v1.GetStackResponse
-	73,  // 210: muster.v1.ControlService.ListStacks:output_type -> muster.v1.ListStacksResponse
-	75,  // 211: muster.v1.ControlService.ListStackRevisions:output_type -> muster.v1.ListStackRevisionsResponse
-	77,  // 212: muster.v1.ControlService.GetStackRevision:output_type -> muster.v1.GetStackRevisionResponse
-	79,  // 213: muster.v1.ControlService.UpdateStack:output_type -> muster.v1.UpdateStackResponse
-	81,  // 214: muster.v1.ControlService.RemoveStack:output_type -> muster.v1.RemoveStackResponse
-	83,  // 215: muster.v1.ControlService.CreateVolume:output_type -> muster.v1.CreateVolumeResponse
-	85,  // 216: muster.v1.ControlService.GetVolume:output_type -> muster.v1.GetVolumeResponse
-	87,  // 217: muster.v1.ControlService.ListVolumes:output_type -> muster.v1.ListVolumesResponse
-	89,  // 218: muster.v1.ControlService.UpdateVolume:output_type -> muster.v1.UpdateVolumeResponse
-	91,  // 219: muster.v1.ControlService.RemoveVolume:output_type -> muster.v1.RemoveVolumeResponse
-	93,  // 220: muster.v1.ControlService.GetCluster:output_type -> muster.v1.GetClusterResponse
-	95,  // 221: muster.v1.ControlService.GetClusterStatus:output_type -> muster.v1.GetClusterStatusResponse
-	97,  // 222: muster.v1.ControlService.UpdateCluster:output_type -> muster.v1.UpdateClusterResponse
-	111, // 223: muster.v1.ControlService.GetJoinTokens:output_type -> muster.v1.GetJoinTokensResponse
-	113, // 224: muster.v1.ControlService.RotateJoinToken:output_type -> muster.v1.RotateJoinTokenResponse
-	115, // 225: muster.v1.ControlService.GetAuthority:output_type -> muster.v1.GetAuthorityResponse
-	117, // 226: muster.v1.ControlService.RotateAuthority:output_type -> muster.v1.RotateAuthorityResponse
-	119, // 227: muster.v1.ControlService.GetClusterKeys:output_type -> muster.v1.GetClusterKeysResponse
-	122, // 228: muster.v1.ControlService.ResealCluster:output_type -> muster.v1.ResealClusterResponse
-	127, // 229: muster.v1.ControlService.CreateToken:output_type -> muster.v1.CreateTokenResponse
-	129, // 230: muster.v1.ControlService.ListTokens:output_type -> muster.v1.ListTokensResponse
-	131, // 231: muster.v1.ControlService.RemoveToken:output_type -> muster.v1.RemoveTokenResponse
-	133, // 232: muster.v1.ControlService.CreateCertificate:output_type -> muster.v1.CreateCertificateResponse
-	99,  // 233: muster.v1.ControlService.ListPlugins:output_type -> muster.v1.ListPluginsResponse
-	102, // 234: muster.v1.ControlService.Watch:output_type -> muster.v1.WatchResponse
-	106, // 235: muster.v1.ControlService.ServiceLogs:output_type -> muster.v1.ServiceLogsResponse
-	108, // 236: muster.v1.ControlService.TaskLogs:output_type -> muster.v1.TaskLogsResponse
-	177, // [177:237] is the sub-list for method output_type
-	117, // [117:177] is the sub-list for method input_type
-	117, // [117:117] is the sub-list for extension type_name
-	117, // [117:117] is the sub-list for extension extendee
-	0,   // [0:117] is the sub-list for field type_name
+	140, // 4: muster.v1.ListServicesResponse.services:type_name -> muster.v1.Service
+	139, // 5: muster.v1.UpdateServiceRequest.spec:type_name -> muster.v1.ServiceSpec
+	140, // 6: muster.v1.UpdateServiceResponse.service:type_name -> muster.v1.Service
+	140, // 7: muster.v1.RollbackServiceResponse.service:type_name -> muster.v1.Service
+	140, // 8: muster.v1.ScaleServiceResponse.service:type_name -> muster.v1.Service
+	141, // 9: muster.v1.GetTaskResponse.task:type_name -> muster.v1.Task
+	142, // 10: muster.v1.ListTasksRequest.desired_states:type_name -> muster.v1.TaskState
+	142, // 11: muster.v1.ListTasksRequest.states:type_name -> muster.v1.TaskState
+	141, // 12: muster.v1.ListTasksResponse.tasks:type_name -> muster.v1.Task
+	143, // 13: muster.v1.GetNodeResponse.node:type_name -> muster.v1.Node
+	144, // 14: muster.v1.ListNodesRequest.states:type_name -> muster.v1.NodeStatus.State
+	145, // 15: muster.v1.ListNodesRequest.availabilities:type_name -> muster.v1.NodeSpec.Availability
+	146, // 16: muster.v1.ListNodesRequest.roles:type_name -> muster.v1.NodeSpec.Role
+	143, // 17: muster.v1.ListNodesResponse.nodes:type_name -> muster.v1.Node
+	147, // 18: muster.v1.UpdateNodeRequest.spec:type_name -> muster.v1.NodeSpec
+	143, // 19: muster.v1.UpdateNodeResponse.node:type_name -> muster.v1.Node
+	148, // 20: muster.v1.CreateNetworkRequest.spec:type_name -> muster.v1.NetworkSpec
+	149, // 21: muster.v1.CreateNetworkResponse.network:type_name -> muster.v1.Network
+	149, // 22: muster.v1.GetNetworkResponse.network:type_name -> muster.v1.Network
+	149, // 23: muster.v1.ListNetworksResponse.networks:type_name -> muster.v1.Network
+	150, // 24: muster.v1.ListNodeVolumesResponse.volumes:type_name -> muster.v1.NodeVolume
+	47,  // 25: muster.v1.TestNetworkResponse.checks:type_name -> muster.v1.TestedConnection
+	151, // 26: muster.v1.TestedConnection.check:type_name -> muster.v1.NetworkCheck
+	152, // 27: muster.v1.CreateSecretRequest.spec:type_name -> muster.v1.SecretSpec
+	153, // 28: muster.v1.CreateSecretResponse.secret:type_name -> muster.v1.Secret
+	153, // 29: muster.v1.GetSecretResponse.secret:type_name -> muster.v1.Secret
+	153, // 30: muster.v1.ListSecretsResponse.secrets:type_name -> muster.v1.Secret
+	152, // 31: muster.v1.UpdateSecretRequest.spec:type_name -> muster.v1.SecretSpec
+	153, // 32: muster.v1.UpdateSecretResponse.secret:type_name -> muster.v1.Secret
+	153, // 33: muster.v1.RotateSecretResponse.secret:type_name -> muster.v1.Secret
+	154, // 34: muster.v1.CreateConfigRequest.spec:type_name -> muster.v1.ConfigSpec
+	155, // 35: muster.v1.CreateConfigResponse.config:type_name -> muster.v1.Config
+	155, // 36: muster.v1.GetConfigResponse.config:type_name -> muster.v1.Config
+	155, // 37: muster.v1.ListConfigsResponse.configs:type_name -> muster.v1.Config
+	154, // 38: muster.v1.UpdateConfigRequest.spec:type_name -> muster.v1.ConfigSpec
+	155, // 39: muster.v1.UpdateConfigResponse.config:type_name -> muster.v1.Config
+	155, // 40: muster.v1.RotateConfigResponse.config:type_name -> muster.v1.Config
+	156, // 41: muster.v1.CreateStackRequest.spec:type_name -> muster.v1.StackSpec
+	157, // 42: muster.v1.CreateStackResponse.stack:type_name -> muster.v1.Stack
+	157, // 43: muster.v1.GetStackResponse.stack:type_name -> muster.v1.Stack
+	157, // 44: muster.v1.ListStacksResponse.stacks:type_name -> muster.v1.Stack
+	158, // 45: muster.v1.ListStackRevisionsResponse.revisions:type_name -> muster.v1.StackRevision
+	158, // 46: muster.v1.GetStackRevisionResponse.revision:type_name -> muster.v1.StackRevision
+	156, // 47: muster.v1.GetStackRevisionResponse.spec:type_name -> muster.v1.StackSpec
+	156, // 48: muster.v1.UpdateStackRequest.spec:type_name -> muster.v1.StackSpec
+	157, // 49: muster.v1.UpdateStackResponse.stack:type_name -> muster.v1.Stack
+	159, // 50: muster.v1.CreateVolumeRequest.spec:type_name -> muster.v1.VolumeSpec
+	160, // 51: muster.v1.CreateVolumeResponse.volume:type_name -> muster.v1.Volume
+	160, // 52: muster.v1.GetVolumeResponse.volume:type_name -> muster.v1.Volume
+	160, // 53: muster.v1.ListVolumesResponse.volumes:type_name -> muster.v1.Volume
+	159, // 54: muster.v1.UpdateVolumeRequest.spec:type_name -> muster.v1.VolumeSpec
+	160, // 55: muster.v1.UpdateVolumeResponse.volume:type_name -> muster.v1.Volume
+	161, // 56: muster.v1.GetClusterResponse.cluster:type_name -> muster.v1.Cluster
+	162, // 57: muster.v1.GetClusterStatusResponse.store:type_name -> muster.v1.StoreStatus
+	163, // 58: muster.v1.GetClusterStatusResponse.daemons:type_name -> muster.v1.DaemonInstance
+	164, // 59: muster.v1.GetClusterStatusResponse.subsystems:type_name -> muster.v1.SubsystemStatus
+	165, // 60: muster.v1.GetClusterStatusResponse.nodes:type_name -> muster.v1.NodeSummary
+	166, // 61: muster.v1.UpdateClusterRequest.spec:type_name -> muster.v1.ClusterSpec
+	161, // 62: muster.v1.UpdateClusterResponse.cluster:type_name -> muster.v1.Cluster
+	104, // 63: muster.v1.ListPluginsResponse.plugins:type_name -> muster.v1.NodePlugin
+	167, // 64: muster.v1.NodePlugin.executor:type_name -> muster.v1.ExecutorDescription
+	168, // 65: muster.v1.NodePlugin.network_driver:type_name -> muster.v1.NetworkDriverDescription
+	1,   // 66: muster.v1.WatchRequest.kinds:type_name -> muster.v1.ObjectKind
+	2,   // 67: muster.v1.WatchRequest.actions:type_name -> muster.v1.WatchAction
+	142, // 68: muster.v1.WatchRequest.states:type_name -> muster.v1.TaskState
+	142, // 69: muster.v1.WatchRequest.desired_states:type_name -> muster.v1.TaskState
+	144, // 70: muster.v1.WatchRequest.node_states:type_name -> muster.v1.NodeStatus.State
+	145, // 71: muster.v1.WatchRequest.availabilities:type_name -> muster.v1.NodeSpec.Availability
+	146, // 72: muster.v1.WatchRequest.roles:type_name -> muster.v1.NodeSpec.Role
+	0,   // 73: muster.v1.WatchRequest.modes:type_name -> muster.v1.ServiceMode
+	107, // 74: muster.v1.WatchResponse.events:type_name -> muster.v1.WatchEvent
+	2,   // 75: muster.v1.WatchEvent.action:type_name -> muster.v1.WatchAction
+	1,   // 76: muster.v1.WatchEvent.kind:type_name -> muster.v1.ObjectKind
+	169, // 77: muster.v1.WatchEvent.at:type_name -> google.protobuf.Timestamp
+	140, // 78: muster.v1.WatchEvent.service:type_name -> muster.v1.Service
+	141, // 79: muster.v1.WatchEvent.task:type_name -> muster.v1.Task
+	143, // 80: muster.v1.WatchEvent.node:type_name -> muster.v1.Node
+	161, // 81: muster.v1.WatchEvent.cluster:type_name -> muster.v1.Cluster
+	155, // 82: muster.v1.WatchEvent.config:type_name -> muster.v1.Config
+	149, // 83: muster.v1.WatchEvent.network:type_name -> muster.v1.Network
+	153, // 84: muster.v1.WatchEvent.secret:type_name -> muster.v1.Secret
+	157, // 85: muster.v1.WatchEvent.stack:type_name -> muster.v1.Stack
+	140, // 86: muster.v1.WatchEvent.old_service:type_name -> muster.v1.Service
+	141, // 87: muster.v1.WatchEvent.old_task:type_name -> muster.v1.Task
+	143, // 88: muster.v1.WatchEvent.old_node:type_name -> muster.v1.Node
+	161, // 89: muster.v1.WatchEvent.old_cluster:type_name -> muster.v1.Cluster
+	155, // 90: muster.v1.WatchEvent.old_config:type_name -> muster.v1.Config
+	149, // 91: muster.v1.WatchEvent.old_network:type_name -> muster.v1.Network
+	153, // 92: muster.v1.WatchEvent.old_secret:type_name -> muster.v1.Secret
+	157, // 93: muster.v1.WatchEvent.old_stack:type_name -> muster.v1.Stack
+	169, // 94: muster.v1.LogOptions.since:type_name -> google.protobuf.Timestamp
+	3,   // 95: muster.v1.LogOptions.streams:type_name -> muster.v1.LogStream
+	108, // 96: muster.v1.ServiceLogsRequest.options:type_name -> muster.v1.LogOptions
+	113, // 97: muster.v1.ServiceLogsResponse.message:type_name -> muster.v1.LogMessage
+	108, // 98: muster.v1.TaskLogsRequest.options:type_name -> muster.v1.LogOptions
+	113, // 99: muster.v1.TaskLogsResponse.message:type_name -> muster.v1.LogMessage
+	169, // 100: muster.v1.LogMessage.timestamp:type_name -> google.protobuf.Timestamp
+	3,   // 101: muster.v1.LogMessage.stream:type_name -> muster.v1.LogStream
+	4,   // 102: muster.v1.RotateJoinTokenRequest.kind:type_name -> muster.v1.RotateJoinTokenRequest.Kind
+	127, // 103: muster.v1.GetAuthorityResponse.authority:type_name -> muster.v1.Authority
+	127, // 104: muster.v1.RotateAuthorityResponse.authority:type_name -> muster.v1.Authority
+	124, // 105: muster.v1.GetClusterKeysResponse.holders:type_name -> muster.v1.KeyHolder
+	138, // 106: muster.v1.GetClusterKeysResponse.other_keys:type_name -> muster.v1.GetClusterKeysResponse.OtherKeysEntry
+	124, // 107: muster.v1.ResealClusterResponse.holders:type_name -> muster.v1.KeyHolder
+	128, // 108: muster.v1.Authority.rotation:type_name -> muster.v1.RootRotation
+	169, // 109: muster.v1.RootRotation.started_at:type_name -> google.protobuf.Timestamp
+	169, // 110: muster.v1.RootRotation.ended_at:type_name -> google.protobuf.Timestamp
+	169, // 111: muster.v1.ApiToken.created_at:type_name -> google.protobuf.Timestamp
+	169, // 112: muster.v1.ApiToken.expires_at:type_name -> google.protobuf.Timestamp
+	169, // 113: muster.v1.CreateTokenRequest.expires_at:type_name -> google.protobuf.Timestamp
+	129, // 114: muster.v1.CreateTokenResponse.token:type_name -> muster.v1.ApiToken
+	129, // 115: muster.v1.ListTokensResponse.tokens:type_name -> muster.v1.ApiToken
+	170, // 116: muster.v1.CreateCertificateRequest.lifetime:type_name -> google.protobuf.Duration
+	169, // 117: muster.v1.CreateCertificateResponse.expires_at:type_name -> google.protobuf.Timestamp
+	5,   // 118: muster.v1.ControlService.CreateService:input_type -> muster.v1.CreateServiceRequest
+	7,   // 119: muster.v1.ControlService.GetService:input_type -> muster.v1.GetServiceRequest
+	9,   // 120: muster.v1.ControlService.ListServices:input_type -> muster.v1.ListServicesRequest
+	11,  // 121: muster.v1.ControlService.UpdateService:input_type -> muster.v1.UpdateServiceRequest
+	13,  // 122: muster.v1.ControlService.RemoveService:input_type -> muster.v1.RemoveServiceRequest
+	15,  // 123: muster.v1.ControlService.RollbackService:input_type -> muster.v1.RollbackServiceRequest
+	17,  // 124: muster.v1.ControlService.ScaleService:input_type -> muster.v1.ScaleServiceRequest
+	19,  // 125: muster.v1.ControlService.GetTask:input_type -> muster.v1.GetTaskRequest
+	21,  // 126: muster.v1.ControlService.ListTasks:input_type -> muster.v1.ListTasksRequest
+	23,  // 127: muster.v1.ControlService.RemoveTask:input_type -> muster.v1.RemoveTaskRequest
+	25,  // 128: muster.v1.ControlService.GetNode:input_type -> muster.v1.GetNodeRequest
+	27,  // 129: muster.v1.ControlService.ListNodes:input_type -> muster.v1.ListNodesRequest
+	29,  // 130: muster.v1.ControlService.UpdateNode:input_type -> muster.v1.UpdateNodeRequest
+	31,  // 131: muster.v1.ControlService.RemoveNode:input_type -> muster.v1.RemoveNodeRequest
+	41,  // 132: muster.v1.ControlService.ListNodeVolumes:input_type -> muster.v1.ListNodeVolumesRequest
+	43,  // 133: muster.v1.ControlService.RemoveNodeVolume:input_type -> muster.v1.RemoveNodeVolumeRequest
+	33,  // 134: muster.v1.ControlService.CreateNetwork:input_type -> muster.v1.CreateNetworkRequest
+	35,  // 135: muster.v1.ControlService.GetNetwork:input_type -> muster.v1.GetNetworkRequest
+	37,  // 136: muster.v1.ControlService.ListNetworks:input_type -> muster.v1.ListNetworksRequest
+	39,  // 137: muster.v1.ControlService.RemoveNetwork:input_type -> muster.v1.RemoveNetworkRequest
+	45,  // 138: muster.v1.ControlService.TestNetwork:input_type -> muster.v1.TestNetworkRequest
+	48,  // 139: muster.v1.ControlService.CreateSecret:input_type -> muster.v1.CreateSecretRequest
+	50,  // 140: muster.v1.ControlService.GetSecret:input_type -> muster.v1.GetSecretRequest
+	52,  // 141: muster.v1.ControlService.ListSecrets:input_type -> muster.v1.ListSecretsRequest
+	54,  // 142: muster.v1.ControlService.UpdateSecret:input_type -> muster.v1.UpdateSecretRequest
+	56,  // 143: muster.v1.ControlService.RotateSecret:input_type -> muster.v1.RotateSecretRequest
+	58,  // 144: muster.v1.ControlService.RemoveSecret:input_type -> muster.v1.RemoveSecretRequest
+	60,  // 145: muster.v1.ControlService.CreateConfig:input_type -> muster.v1.CreateConfigRequest
+	62,  // 146: muster.v1.ControlService.GetConfig:input_type -> muster.v1.GetConfigRequest
+	64,  // 147: muster.v1.ControlService.ListConfigs:input_type -> muster.v1.ListConfigsRequest
+	66,  // 148: muster.v1.ControlService.UpdateConfig:input_type -> muster.v1.UpdateConfigRequest
+	68,  // 149: muster.v1.ControlService.RotateConfig:input_type -> muster.v1.RotateConfigRequest
+	70,  // 150: muster.v1.ControlService.RemoveConfig:input_type -> muster.v1.RemoveConfigRequest
+	72,  // 151: muster.v1.ControlService.CreateStack:input_type -> muster.v1.CreateStackRequest
+	74,  // 152: muster.v1.ControlService.GetStack:input_type -> muster.v1.GetStackRequest
+	76,  // 153: muster.v1.ControlService.ListStacks:input_type -> muster.v1.ListStacksRequest
+	78,  // 154: muster.v1.ControlService.ListStackRevisions:input_type -> muster.v1.ListStackRevisionsRequest
+	80,  // 155: muster.v1.ControlService.GetStackRevision:input_type -> muster.v1.GetStackRevisionRequest
+	82,  // 156: muster.v1.ControlService.UpdateStack:input_type -> muster.v1.UpdateStackRequest
+	84,  // 157: muster.v1.ControlService.RemoveStack:input_type -> muster.v1.RemoveStackRequest
+	86,  // 158: muster.v1.ControlService.CreateVolume:input_type -> muster.v1.CreateVolumeRequest
+	88,  // 159: muster.v1.ControlService.GetVolume:input_type -> muster.v1.GetVolumeRequest
+	90,  // 160: muster.v1.ControlService.ListVolumes:input_type -> muster.v1.ListVolumesRequest
+	92,  // 161: muster.v1.ControlService.UpdateVolume:input_type -> muster.v1.UpdateVolumeRequest
+	94,  // 162: muster.v1.ControlService.RemoveVolume:input_type -> muster.v1.RemoveVolumeRequest
+	96,  // 163: muster.v1.ControlService.GetCluster:input_type -> muster.v1.GetClusterRequest
+	98,  // 164: muster.v1.ControlService.GetClusterStatus:input_type -> muster.v1.GetClusterStatusRequest
+	100, // 165: muster.v1.ControlService.UpdateCluster:input_type -> muster.v1.UpdateClusterRequest
+	114, // 166: muster.v1.ControlService.GetJoinTokens:input_type -> muster.v1.GetJoinTokensRequest
+	116, // 167: muster.v1.ControlService.RotateJoinToken:input_type -> muster.v1.RotateJoinTokenRequest
+	118, // 168: muster.v1.ControlService.GetAuthority:input_type -> muster.v1.GetAuthorityRequest
+	120, // 169: muster.v1.ControlService.RotateAuthority:input_type -> muster.v1.RotateAuthorityRequest
+	122, // 170: muster.v1.ControlService.GetClusterKeys:input_type -> muster.v1.GetClusterKeysRequest
+	125, // 171: muster.v1.ControlService.ResealCluster:input_type -> muster.v1.ResealClusterRequest
+	130, // 172: muster.v1.ControlService.CreateToken:input_type -> muster.v1.CreateTokenRequest
+	132, // 173: muster.v1.ControlService.ListTokens:input_type -> muster.v1.ListTokensRequest
+	134, // 174: muster.v1.ControlService.RemoveToken:input_type -> muster.v1.RemoveTokenRequest
+	136, // 175: muster.v1.ControlService.CreateCertificate:input_type -> muster.v1.CreateCertificateRequest
+	102, // 176: muster.v1.ControlService.ListPlugins:input_type -> muster.v1.ListPluginsRequest
+	105, // 177: muster.v1.ControlService.Watch:input_type -> muster.v1.WatchRequest
+	109, // 178: muster.v1.ControlService.ServiceLogs:input_type -> muster.v1.ServiceLogsRequest
+	111, // 179: muster.v1.ControlService.TaskLogs:input_type -> muster.v1.TaskLogsRequest
+	6,   // 180: muster.v1.ControlService.CreateService:output_type -> muster.v1.CreateServiceResponse
+	8,   // 181: muster.v1.ControlService.GetService:output_type -> muster.v1.GetServiceResponse
+	10,  // 182: muster.v1.ControlService.ListServices:output_type -> muster.v1.ListServicesResponse
+	12,  // 183: muster.v1.ControlService.UpdateService:output_type -> muster.v1.UpdateServiceResponse
+	14,  // 184: muster.v1.ControlService.RemoveService:output_type -> muster.v1.RemoveServiceResponse
+	16,  // 185: muster.v1.ControlService.RollbackService:output_type -> muster.v1.RollbackServiceResponse
+	18,  // 186: muster.v1.ControlService.ScaleService:output_type -> muster.v1.ScaleServiceResponse
+	20,  // 187: muster.v1.ControlService.GetTask:output_type -> muster.v1.GetTaskResponse
+	22,  // 188: muster.v1.ControlService.ListTasks:output_type -> muster.v1.ListTasksResponse
+	24,  // 189: muster.v1.ControlService.RemoveTask:output_type -> muster.v1.RemoveTaskResponse
+	26,  // 190: muster.v1.ControlService.GetNode:output_type -> muster.v1.GetNodeResponse
+	28,  // 191: muster.v1.ControlService.ListNodes:output_type -> muster.v1.ListNodesResponse
+	30,  // 192: muster.v1.ControlService.UpdateNode:output_type -> muster.v1.UpdateNodeResponse
+	32,  // 193: muster.v1.ControlService.RemoveNode:output_type -> muster.v1.RemoveNodeResponse
+	42,  // 194: muster.v1.ControlService.ListNodeVolumes:output_type -> muster.v1.ListNodeVolumesResponse
+	44,  // 195: muster.v1.ControlService.RemoveNodeVolume:output_type -> muster.v1.RemoveNodeVolumeResponse
+	34,  // 196: muster.v1.ControlService.CreateNetwork:output_type -> muster.v1.CreateNetworkResponse
+	36,  // 197: muster.v1.ControlService.GetNetwork:output_type -> muster.v1.GetNetworkResponse
+	38,  // 198: muster.v1.ControlService.ListNetworks:output_type -> muster.v1.ListNetworksResponse
+	40,  // 199: muster.v1.ControlService.RemoveNetwork:output_type -> muster.v1.RemoveNetworkResponse
+	46,  // 200: muster.v1.ControlService.TestNetwork:output_type -> muster.v1.TestNetworkResponse
+	49,  // 201: muster.v1.ControlService.CreateSecret:output_type -> muster.v1.CreateSecretResponse
+	51,  // 202: muster.v1.ControlService.GetSecret:output_type -> muster.v1.GetSecretResponse
+	53,  // 203: muster.v1.ControlService.ListSecrets:output_type -> muster.v1.ListSecretsResponse
+	55,  // 204: muster.v1.ControlService.UpdateSecret:output_type -> muster.v1.UpdateSecretResponse
+	57,  // 205: muster.v1.ControlService.RotateSecret:output_type -> muster.v1.RotateSecretResponse
+	59,  // 206: muster.v1.ControlService.RemoveSecret:output_type -> muster.v1.RemoveSecretResponse
+	61,  // 207: muster.v1.ControlService.CreateConfig:output_type -> muster.v1.CreateConfigResponse
+	63,  // 208: muster.v1.ControlService.GetConfig:output_type -> muster.v1.GetConfigResponse
+	65,  // 209: muster.v1.ControlService.ListConfigs:output_type -> muster.v1.ListConfigsResponse
+	67,  // 210: muster.v1.ControlService.UpdateConfig:output_type -> muster.v1.UpdateConfigResponse
+	69,  // 211: muster.v1.ControlService.RotateConfig:output_type -> muster.v1.RotateConfigResponse
+	71,  // 212: muster.v1.ControlService.RemoveConfig:output_type -> muster.v1.RemoveConfigResponse
+	73,  // 213: muster.v1.ControlService.CreateStack:output_type -> muster.v1.CreateStackResponse
+	75,  // 214: muster.v1.ControlService.GetStack:output_type -> muster.v1.GetStackResponse
+	77,  // 215: muster.v1.ControlService.ListStacks:output_type -> muster.v1.ListStacksResponse
+	79,  // 216: muster.v1.ControlService.ListStackRevisions:output_type -> muster.v1.ListStackRevisionsResponse
+	81,  // 217: muster.v1.ControlService.GetStackRevision:output_type -> muster.v1.GetStackRevisionResponse
+	83,  // 218: muster.v1.ControlService.UpdateStack:output_type -> muster.v1.UpdateStackResponse
+	85,  // 219: muster.v1.ControlService.RemoveStack:output_type -> muster.v1.RemoveStackResponse
+	87,  // 220: muster.v1.ControlService.CreateVolume:output_type -> muster.v1.CreateVolumeResponse
+	89,  // 221: muster.v1.ControlService.GetVolume:output_type -> muster.v1.GetVolumeResponse
+	91,  // 222: muster.v1.ControlService.ListVolumes:output_type -> muster.v1.ListVolumesResponse
+	93,  // 223: muster.v1.ControlService.UpdateVolume:output_type -> muster.v1.UpdateVolumeResponse
+	95,  // 224: muster.v1.ControlService.RemoveVolume:output_type -> muster.v1.RemoveVolumeResponse
+	97,  // 225: muster.v1.ControlService.GetCluster:output_type -> muster.v1.GetClusterResponse
+	99,  // 226: muster.v1.ControlService.GetClusterStatus:output_type -> muster.v1.GetClusterStatusResponse
+	101, // 227: muster.v1.ControlService.UpdateCluster:output_type -> muster.v1.UpdateClusterResponse
+	115, // 228: muster.v1.ControlService.GetJoinTokens:output_type -> muster.v1.GetJoinTokensResponse
+	117, // 229: muster.v1.ControlService.RotateJoinToken:output_type -> muster.v1.RotateJoinTokenResponse
+	119, // 230: muster.v1.ControlService.GetAuthority:output_type -> muster.v1.GetAuthorityResponse
+	121, // 231: muster.v1.ControlService.RotateAuthority:output_type -> muster.v1.RotateAuthorityResponse
+	123, // 232: muster.v1.ControlService.GetClusterKeys:output_type -> muster.v1.GetClusterKeysResponse
+	126, // 233: muster.v1.ControlService.ResealCluster:output_type -> muster.v1.ResealClusterResponse
+	131, // 234: muster.v1.ControlService.CreateToken:output_type -> muster.v1.CreateTokenResponse
+	133, // 235: muster.v1.ControlService.ListTokens:output_type -> muster.v1.ListTokensResponse
+	135, // 236: muster.v1.ControlService.RemoveToken:output_type -> muster.v1.RemoveTokenResponse
+	137, // 237: muster.v1.ControlService.CreateCertificate:output_type -> muster.v1.CreateCertificateResponse
+	103, // 238: muster.v1.ControlService.ListPlugins:output_type -> muster.v1.ListPluginsResponse
+	106, // 239: muster.v1.ControlService.Watch:output_type -> muster.v1.WatchResponse
+	110, // 240: muster.v1.ControlService.ServiceLogs:output_type -> muster.v1.ServiceLogsResponse
+	112, // 241: muster.v1.ControlService.TaskLogs:output_type -> muster.v1.TaskLogsResponse
+	180, // [180:242] is the sub-list for method output_type
+	118, // [118:180] is the sub-list for method input_type
+	118, // [118:118] is the sub-list for extension type_name
+	118, // [118:118] is the sub-list for extension extendee
+	0,   // [0:118] is the sub-list for field type_name
 }
 
 func init() { file_muster_v1_control_proto_init() }
@@ -8934,7 +9149,7 @@ func file_muster_v1_control_proto_init() {
 	}
 	file_muster_v1_objects_proto_init()
 	file_muster_v1_specs_proto_init()
-	file_muster_v1_control_proto_msgTypes[98].OneofWrappers = []any{
+	file_muster_v1_control_proto_msgTypes[102].OneofWrappers = []any{
 		(*WatchEvent_Service)(nil),
 		(*WatchEvent_Task)(nil),
 		(*WatchEvent_Node)(nil),
@@ -8958,7 +9173,7 @@ func file_muster_v1_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_muster_v1_control_proto_rawDesc), len(file_muster_v1_control_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   130,
+			NumMessages:   134,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -33,6 +33,8 @@ const (
 	ControlService_ListNodes_FullMethodName          = "/muster.v1.ControlService/ListNodes"
 	ControlService_UpdateNode_FullMethodName         = "/muster.v1.ControlService/UpdateNode"
 	ControlService_RemoveNode_FullMethodName         = "/muster.v1.ControlService/RemoveNode"
+	ControlService_ListNodeVolumes_FullMethodName    = "/muster.v1.ControlService/ListNodeVolumes"
+	ControlService_RemoveNodeVolume_FullMethodName   = "/muster.v1.ControlService/RemoveNodeVolume"
 	ControlService_CreateNetwork_FullMethodName      = "/muster.v1.ControlService/CreateNetwork"
 	ControlService_GetNetwork_FullMethodName         = "/muster.v1.ControlService/GetNetwork"
 	ControlService_ListNetworks_FullMethodName       = "/muster.v1.ControlService/ListNetworks"
@@ -128,6 +130,12 @@ type ControlServiceClient interface {
 	UpdateNode(ctx context.Context, in *UpdateNodeRequest, opts ...grpc.CallOption) (*UpdateNodeResponse, error)
 	// Removes a node.
 	RemoveNode(ctx context.Context, in *RemoveNodeRequest, opts ...grpc.CallOption) (*RemoveNodeResponse, error)
+	// Returns the volumes of a node, in order of name. The node is asked: UNAVAILABLE if it
+	// is not connected, UNIMPLEMENTED if its version is too old.
+	ListNodeVolumes(ctx context.Context, in *ListNodeVolumesRequest, opts ...grpc.CallOption) (*ListNodeVolumesResponse, error)
+	// Removes a volume of a node with its data. A volume that a container uses is not removed,
+	// nor, without force, one that services name: FAILED_PRECONDITION names them.
+	RemoveNodeVolume(ctx context.Context, in *RemoveNodeVolumeRequest, opts ...grpc.CallOption) (*RemoveNodeVolumeResponse, error)
 	// Creates a network.
 	CreateNetwork(ctx context.Context, in *CreateNetworkRequest, opts ...grpc.CallOption) (*CreateNetworkResponse, error)
 	// Returns one network.
@@ -391,6 +399,26 @@ func (c *controlServiceClient) RemoveNode(ctx context.Context, in *RemoveNodeReq
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(RemoveNodeResponse)
 	err := c.cc.Invoke(ctx, ControlService_RemoveNode_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controlServiceClient) ListNodeVolumes(ctx context.Context, in *ListNodeVolumesRequest, opts ...grpc.CallOption) (*ListNodeVolumesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListNodeVolumesResponse)
+	err := c.cc.Invoke(ctx, ControlService_ListNodeVolumes_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controlServiceClient) RemoveNodeVolume(ctx context.Context, in *RemoveNodeVolumeRequest, opts ...grpc.CallOption) (*RemoveNodeVolumeResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RemoveNodeVolumeResponse)
+	err := c.cc.Invoke(ctx, ControlService_RemoveNodeVolume_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -931,6 +959,12 @@ type ControlServiceServer interface {
 	UpdateNode(context.Context, *UpdateNodeRequest) (*UpdateNodeResponse, error)
 	// Removes a node.
 	RemoveNode(context.Context, *RemoveNodeRequest) (*RemoveNodeResponse, error)
+	// Returns the volumes of a node, in order of name. The node is asked: UNAVAILABLE if it
+	// is not connected, UNIMPLEMENTED if its version is too old.
+	ListNodeVolumes(context.Context, *ListNodeVolumesRequest) (*ListNodeVolumesResponse, error)
+	// Removes a volume of a node with its data. A volume that a container uses is not removed,
+	// nor, without force, one that services name: FAILED_PRECONDITION names them.
+	RemoveNodeVolume(context.Context, *RemoveNodeVolumeRequest) (*RemoveNodeVolumeResponse, error)
 	// Creates a network.
 	CreateNetwork(context.Context, *CreateNetworkRequest) (*CreateNetworkResponse, error)
 	// Returns one network.
@@ -1101,6 +1135,12 @@ func (UnimplementedControlServiceServer) UpdateNode(context.Context, *UpdateNode
 }
 func (UnimplementedControlServiceServer) RemoveNode(context.Context, *RemoveNodeRequest) (*RemoveNodeResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RemoveNode not implemented")
+}
+func (UnimplementedControlServiceServer) ListNodeVolumes(context.Context, *ListNodeVolumesRequest) (*ListNodeVolumesResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListNodeVolumes not implemented")
+}
+func (UnimplementedControlServiceServer) RemoveNodeVolume(context.Context, *RemoveNodeVolumeRequest) (*RemoveNodeVolumeResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RemoveNodeVolume not implemented")
 }
 func (UnimplementedControlServiceServer) CreateNetwork(context.Context, *CreateNetworkRequest) (*CreateNetworkResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method CreateNetwork not implemented")
@@ -1509,6 +1549,42 @@ func _ControlService_RemoveNode_Handler(srv interface{}, ctx context.Context, de
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(ControlServiceServer).RemoveNode(ctx, req.(*RemoveNodeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ControlService_ListNodeVolumes_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListNodeVolumesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServiceServer).ListNodeVolumes(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ControlService_ListNodeVolumes_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServiceServer).ListNodeVolumes(ctx, req.(*ListNodeVolumesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ControlService_RemoveNodeVolume_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RemoveNodeVolumeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServiceServer).RemoveNodeVolume(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ControlService_RemoveNodeVolume_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServiceServer).RemoveNodeVolume(ctx, req.(*RemoveNodeVolumeRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -2382,6 +2458,14 @@ var ControlService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "RemoveNode",
 			Handler:    _ControlService_RemoveNode_Handler,
+		},
+		{
+			MethodName: "ListNodeVolumes",
+			Handler:    _ControlService_ListNodeVolumes_Handler,
+		},
+		{
+			MethodName: "RemoveNodeVolume",
+			Handler:    _ControlService_RemoveNodeVolume_Handler,
 		},
 		{
 			MethodName: "CreateNetwork",

@@ -410,7 +410,7 @@ func (x DaemonInstance_Health) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use DaemonInstance_Health.Descriptor instead.
 func (DaemonInstance_Health) EnumDescriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{34, 0}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{35, 0}
 }
 
 // What was tried.
@@ -474,7 +474,7 @@ func (x NetworkCheck_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use NetworkCheck_Kind.Descriptor instead.
 func (NetworkCheck_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{39, 0}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{40, 0}
 }
 
 // How it went.
@@ -537,7 +537,7 @@ func (x NetworkCheck_Result) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use NetworkCheck_Result.Descriptor instead.
 func (NetworkCheck_Result) EnumDescriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{39, 1}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{40, 1}
 }
 
 // Meta is what Muster says of every object.
@@ -3120,6 +3120,147 @@ func (x *Volume) GetSpec() *VolumeSpec {
 	return nil
 }
 
+// NodeVolume is a volume of a node, as its executor knows it.
+type NodeVolume struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// "local", or the name of another volume driver.
+	Driver string            `protobuf:"bytes,2,opt,name=driver,proto3" json:"driver,omitempty"`
+	Labels map[string]string `protobuf:"bytes,3,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Options of the driver.
+	Options   map[string]string      `protobuf:"bytes,4,rep,name=options,proto3" json:"options,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	CreatedAt *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
+	// The name of the executor that has it.
+	Executor string `protobuf:"bytes,6,opt,name=executor,proto3" json:"executor,omitempty"`
+	// A task of the node made it.
+	MadeByTask bool `protobuf:"varint,7,opt,name=made_by_task,json=madeByTask,proto3" json:"made_by_task,omitempty"`
+	// A container uses it; it may be one that Muster does not know.
+	InUse bool `protobuf:"varint,8,opt,name=in_use,json=inUse,proto3" json:"in_use,omitempty"`
+	// The tasks of the node that use it.
+	TaskIds []string `protobuf:"bytes,9,rep,name=task_ids,json=taskIds,proto3" json:"task_ids,omitempty"`
+	// The names of the services whose mounts name it, on whatever node: their next task may
+	// use it.
+	Services      []string `protobuf:"bytes,10,rep,name=services,proto3" json:"services,omitempty"`
+	NodeId        string   `protobuf:"bytes,11,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	NodeName      string   `protobuf:"bytes,12,opt,name=node_name,json=nodeName,proto3" json:"node_name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NodeVolume) Reset() {
+	*x = NodeVolume{}
+	mi := &file_muster_v1_objects_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NodeVolume) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NodeVolume) ProtoMessage() {}
+
+func (x *NodeVolume) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_v1_objects_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NodeVolume.ProtoReflect.Descriptor instead.
+func (*NodeVolume) Descriptor() ([]byte, []int) {
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *NodeVolume) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *NodeVolume) GetDriver() string {
+	if x != nil {
+		return x.Driver
+	}
+	return ""
+}
+
+func (x *NodeVolume) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
+func (x *NodeVolume) GetOptions() map[string]string {
+	if x != nil {
+		return x.Options
+	}
+	return nil
+}
+
+func (x *NodeVolume) GetCreatedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreatedAt
+	}
+	return nil
+}
+
+func (x *NodeVolume) GetExecutor() string {
+	if x != nil {
+		return x.Executor
+	}
+	return ""
+}
+
+func (x *NodeVolume) GetMadeByTask() bool {
+	if x != nil {
+		return x.MadeByTask
+	}
+	return false
+}
+
+func (x *NodeVolume) GetInUse() bool {
+	if x != nil {
+		return x.InUse
+	}
+	return false
+}
+
+func (x *NodeVolume) GetTaskIds() []string {
+	if x != nil {
+		return x.TaskIds
+	}
+	return nil
+}
+
+func (x *NodeVolume) GetServices() []string {
+	if x != nil {
+		return x.Services
+	}
+	return nil
+}
+
+func (x *NodeVolume) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *NodeVolume) GetNodeName() string {
+	if x != nil {
+		return x.NodeName
+	}
+	return ""
+}
+
 // Cluster is the cluster's own settings. There is one, called "default".
 type Cluster struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -3134,7 +3275,7 @@ type Cluster struct {
 
 func (x *Cluster) Reset() {
 	*x = Cluster{}
-	mi := &file_muster_v1_objects_proto_msgTypes[30]
+	mi := &file_muster_v1_objects_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3146,7 +3287,7 @@ func (x *Cluster) String() string {
 func (*Cluster) ProtoMessage() {}
 
 func (x *Cluster) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[30]
+	mi := &file_muster_v1_objects_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3159,7 +3300,7 @@ func (x *Cluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cluster.ProtoReflect.Descriptor instead.
 func (*Cluster) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{30}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Cluster) GetId() string {
@@ -3207,7 +3348,7 @@ type ClusterStatus struct {
 
 func (x *ClusterStatus) Reset() {
 	*x = ClusterStatus{}
-	mi := &file_muster_v1_objects_proto_msgTypes[31]
+	mi := &file_muster_v1_objects_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3219,7 +3360,7 @@ func (x *ClusterStatus) String() string {
 func (*ClusterStatus) ProtoMessage() {}
 
 func (x *ClusterStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[31]
+	mi := &file_muster_v1_objects_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3232,7 +3373,7 @@ func (x *ClusterStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterStatus.ProtoReflect.Descriptor instead.
 func (*ClusterStatus) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{31}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ClusterStatus) GetVersion() string {
@@ -3300,7 +3441,7 @@ type DaemonStatus struct {
 
 func (x *DaemonStatus) Reset() {
 	*x = DaemonStatus{}
-	mi := &file_muster_v1_objects_proto_msgTypes[32]
+	mi := &file_muster_v1_objects_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3312,7 +3453,7 @@ func (x *DaemonStatus) String() string {
 func (*DaemonStatus) ProtoMessage() {}
 
 func (x *DaemonStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[32]
+	mi := &file_muster_v1_objects_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3325,7 +3466,7 @@ func (x *DaemonStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DaemonStatus.ProtoReflect.Descriptor instead.
 func (*DaemonStatus) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{32}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *DaemonStatus) GetDaemon() string {
@@ -3389,7 +3530,7 @@ type StoreStatus struct {
 
 func (x *StoreStatus) Reset() {
 	*x = StoreStatus{}
-	mi := &file_muster_v1_objects_proto_msgTypes[33]
+	mi := &file_muster_v1_objects_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3401,7 +3542,7 @@ func (x *StoreStatus) String() string {
 func (*StoreStatus) ProtoMessage() {}
 
 func (x *StoreStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[33]
+	mi := &file_muster_v1_objects_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3414,7 +3555,7 @@ func (x *StoreStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoreStatus.ProtoReflect.Descriptor instead.
 func (*StoreStatus) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{33}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *StoreStatus) GetKind() string {
@@ -3489,7 +3630,7 @@ type DaemonInstance struct {
 
 func (x *DaemonInstance) Reset() {
 	*x = DaemonInstance{}
-	mi := &file_muster_v1_objects_proto_msgTypes[34]
+	mi := &file_muster_v1_objects_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3501,7 +3642,7 @@ func (x *DaemonInstance) String() string {
 func (*DaemonInstance) ProtoMessage() {}
 
 func (x *DaemonInstance) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[34]
+	mi := &file_muster_v1_objects_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3514,7 +3655,7 @@ func (x *DaemonInstance) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DaemonInstance.ProtoReflect.Descriptor instead.
 func (*DaemonInstance) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{34}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *DaemonInstance) GetDaemon() string {
@@ -3593,7 +3734,7 @@ type ShardHolding struct {
 
 func (x *ShardHolding) Reset() {
 	*x = ShardHolding{}
-	mi := &file_muster_v1_objects_proto_msgTypes[35]
+	mi := &file_muster_v1_objects_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3605,7 +3746,7 @@ func (x *ShardHolding) String() string {
 func (*ShardHolding) ProtoMessage() {}
 
 func (x *ShardHolding) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[35]
+	mi := &file_muster_v1_objects_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3618,7 +3759,7 @@ func (x *ShardHolding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardHolding.ProtoReflect.Descriptor instead.
 func (*ShardHolding) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{35}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ShardHolding) GetSubsystem() string {
@@ -3661,7 +3802,7 @@ type ViewLag struct {
 
 func (x *ViewLag) Reset() {
 	*x = ViewLag{}
-	mi := &file_muster_v1_objects_proto_msgTypes[36]
+	mi := &file_muster_v1_objects_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3673,7 +3814,7 @@ func (x *ViewLag) String() string {
 func (*ViewLag) ProtoMessage() {}
 
 func (x *ViewLag) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[36]
+	mi := &file_muster_v1_objects_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3686,7 +3827,7 @@ func (x *ViewLag) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ViewLag.ProtoReflect.Descriptor instead.
 func (*ViewLag) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{36}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ViewLag) GetLoaded() bool {
@@ -3729,7 +3870,7 @@ type SubsystemStatus struct {
 
 func (x *SubsystemStatus) Reset() {
 	*x = SubsystemStatus{}
-	mi := &file_muster_v1_objects_proto_msgTypes[37]
+	mi := &file_muster_v1_objects_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3741,7 +3882,7 @@ func (x *SubsystemStatus) String() string {
 func (*SubsystemStatus) ProtoMessage() {}
 
 func (x *SubsystemStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[37]
+	mi := &file_muster_v1_objects_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3754,7 +3895,7 @@ func (x *SubsystemStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SubsystemStatus.ProtoReflect.Descriptor instead.
 func (*SubsystemStatus) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{37}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *SubsystemStatus) GetSubsystem() string {
@@ -3808,7 +3949,7 @@ type NodeSummary struct {
 
 func (x *NodeSummary) Reset() {
 	*x = NodeSummary{}
-	mi := &file_muster_v1_objects_proto_msgTypes[38]
+	mi := &file_muster_v1_objects_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3820,7 +3961,7 @@ func (x *NodeSummary) String() string {
 func (*NodeSummary) ProtoMessage() {}
 
 func (x *NodeSummary) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[38]
+	mi := &file_muster_v1_objects_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3833,7 +3974,7 @@ func (x *NodeSummary) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeSummary.ProtoReflect.Descriptor instead.
 func (*NodeSummary) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{38}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *NodeSummary) GetTotal() uint64 {
@@ -3891,7 +4032,7 @@ type NetworkCheck struct {
 
 func (x *NetworkCheck) Reset() {
 	*x = NetworkCheck{}
-	mi := &file_muster_v1_objects_proto_msgTypes[39]
+	mi := &file_muster_v1_objects_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3903,7 +4044,7 @@ func (x *NetworkCheck) String() string {
 func (*NetworkCheck) ProtoMessage() {}
 
 func (x *NetworkCheck) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_v1_objects_proto_msgTypes[39]
+	mi := &file_muster_v1_objects_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3916,7 +4057,7 @@ func (x *NetworkCheck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkCheck.ProtoReflect.Descriptor instead.
 func (*NetworkCheck) Descriptor() ([]byte, []int) {
-	return file_muster_v1_objects_proto_rawDescGZIP(), []int{39}
+	return file_muster_v1_objects_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *NetworkCheck) GetKind() NetworkCheck_Kind {
@@ -4216,7 +4357,30 @@ const file_muster_v1_objects_proto_rawDesc = "" +
 	"\x06Volume\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12#\n" +
 	"\x04meta\x18\x02 \x01(\v2\x0f.muster.v1.MetaR\x04meta\x12)\n" +
-	"\x04spec\x18\x03 \x01(\v2\x15.muster.v1.VolumeSpecR\x04spec\"\x9c\x01\n" +
+	"\x04spec\x18\x03 \x01(\v2\x15.muster.v1.VolumeSpecR\x04spec\"\xa5\x04\n" +
+	"\n" +
+	"NodeVolume\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
+	"\x06driver\x18\x02 \x01(\tR\x06driver\x129\n" +
+	"\x06labels\x18\x03 \x03(\v2!.muster.v1.NodeVolume.LabelsEntryR\x06labels\x12<\n" +
+	"\aoptions\x18\x04 \x03(\v2\".muster.v1.NodeVolume.OptionsEntryR\aoptions\x129\n" +
+	"\n" +
+	"created_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x12\x1a\n" +
+	"\bexecutor\x18\x06 \x01(\tR\bexecutor\x12 \n" +
+	"\fmade_by_task\x18\a \x01(\bR\n" +
+	"madeByTask\x12\x15\n" +
+	"\x06in_use\x18\b \x01(\bR\x05inUse\x12\x19\n" +
+	"\btask_ids\x18\t \x03(\tR\ataskIds\x12\x1a\n" +
+	"\bservices\x18\n" +
+	" \x03(\tR\bservices\x12\x17\n" +
+	"\anode_id\x18\v \x01(\tR\x06nodeId\x12\x1b\n" +
+	"\tnode_name\x18\f \x01(\tR\bnodeName\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a:\n" +
+	"\fOptionsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x9c\x01\n" +
 	"\aCluster\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12#\n" +
 	"\x04meta\x18\x02 \x01(\v2\x0f.muster.v1.MetaR\x04meta\x12*\n" +
@@ -4339,7 +4503,7 @@ func file_muster_v1_objects_proto_rawDescGZIP() []byte {
 }
 
 var file_muster_v1_objects_proto_enumTypes = make([]protoimpl.EnumInfo, 8)
-var file_muster_v1_objects_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
+var file_muster_v1_objects_proto_msgTypes = make([]protoimpl.MessageInfo, 44)
 var file_muster_v1_objects_proto_goTypes = []any{
 	(TaskState)(0),                   // 0: muster.v1.TaskState
 	(UpdateStatus_State)(0),          // 1: muster.v1.UpdateStatus.State
@@ -4379,136 +4543,142 @@ var file_muster_v1_objects_proto_goTypes = []any{
 	(*Stack)(nil),                    // 35: muster.v1.Stack
 	(*StackRevision)(nil),            // 36: muster.v1.StackRevision
 	(*Volume)(nil),                   // 37: muster.v1.Volume
-	(*Cluster)(nil),                  // 38: muster.v1.Cluster
-	(*ClusterStatus)(nil),            // 39: muster.v1.ClusterStatus
-	(*DaemonStatus)(nil),             // 40: muster.v1.DaemonStatus
-	(*StoreStatus)(nil),              // 41: muster.v1.StoreStatus
-	(*DaemonInstance)(nil),           // 42: muster.v1.DaemonInstance
-	(*ShardHolding)(nil),             // 43: muster.v1.ShardHolding
-	(*ViewLag)(nil),                  // 44: muster.v1.ViewLag
-	(*SubsystemStatus)(nil),          // 45: muster.v1.SubsystemStatus
-	(*NodeSummary)(nil),              // 46: muster.v1.NodeSummary
-	(*NetworkCheck)(nil),             // 47: muster.v1.NetworkCheck
-	nil,                              // 48: muster.v1.NodeDescription.LabelsEntry
-	(*timestamppb.Timestamp)(nil),    // 49: google.protobuf.Timestamp
-	(*ServiceSpec)(nil),              // 50: muster.v1.ServiceSpec
-	(*EndpointSpec)(nil),             // 51: muster.v1.EndpointSpec
-	(*PortConfig)(nil),               // 52: muster.v1.PortConfig
-	(*TaskSpec)(nil),                 // 53: muster.v1.TaskSpec
-	(*GenericResource)(nil),          // 54: muster.v1.GenericResource
-	(*durationpb.Duration)(nil),      // 55: google.protobuf.Duration
-	(GroupContainer_Role)(0),         // 56: muster.v1.GroupContainer.Role
-	(*NodeSpec)(nil),                 // 57: muster.v1.NodeSpec
-	(*Resources)(nil),                // 58: muster.v1.Resources
-	(*Platform)(nil),                 // 59: muster.v1.Platform
-	(*NetworkSpec)(nil),              // 60: muster.v1.NetworkSpec
-	(*IPAMOptions)(nil),              // 61: muster.v1.IPAMOptions
-	(*SecretSpec)(nil),               // 62: muster.v1.SecretSpec
-	(*ConfigSpec)(nil),               // 63: muster.v1.ConfigSpec
-	(*StackSpec)(nil),                // 64: muster.v1.StackSpec
-	(*VolumeSpec)(nil),               // 65: muster.v1.VolumeSpec
-	(*ClusterSpec)(nil),              // 66: muster.v1.ClusterSpec
+	(*NodeVolume)(nil),               // 38: muster.v1.NodeVolume
+	(*Cluster)(nil),                  // 39: muster.v1.Cluster
+	(*ClusterStatus)(nil),            // 40: muster.v1.ClusterStatus
+	(*DaemonStatus)(nil),             // 41: muster.v1.DaemonStatus
+	(*StoreStatus)(nil),              // 42: muster.v1.StoreStatus
+	(*DaemonInstance)(nil),           // 43: muster.v1.DaemonInstance
+	(*ShardHolding)(nil),             // 44: muster.v1.ShardHolding
+	(*ViewLag)(nil),                  // 45: muster.v1.ViewLag
+	(*SubsystemStatus)(nil),          // 46: muster.v1.SubsystemStatus
+	(*NodeSummary)(nil),              // 47: muster.v1.NodeSummary
+	(*NetworkCheck)(nil),             // 48: muster.v1.NetworkCheck
+	nil,                              // 49: muster.v1.NodeDescription.LabelsEntry
+	nil,                              // 50: muster.v1.NodeVolume.LabelsEntry
+	nil,                              // 51: muster.v1.NodeVolume.OptionsEntry
+	(*timestamppb.Timestamp)(nil),    // 52: google.protobuf.Timestamp
+	(*ServiceSpec)(nil),              // 53: muster.v1.ServiceSpec
+	(*EndpointSpec)(nil),             // 54: muster.v1.EndpointSpec
+	(*PortConfig)(nil),               // 55: muster.v1.PortConfig
+	(*TaskSpec)(nil),                 // 56: muster.v1.TaskSpec
+	(*GenericResource)(nil),          // 57: muster.v1.GenericResource
+	(*durationpb.Duration)(nil),      // 58: google.protobuf.Duration
+	(GroupContainer_Role)(0),         // 59: muster.v1.GroupContainer.Role
+	(*NodeSpec)(nil),                 // 60: muster.v1.NodeSpec
+	(*Resources)(nil),                // 61: muster.v1.Resources
+	(*Platform)(nil),                 // 62: muster.v1.Platform
+	(*NetworkSpec)(nil),              // 63: muster.v1.NetworkSpec
+	(*IPAMOptions)(nil),              // 64: muster.v1.IPAMOptions
+	(*SecretSpec)(nil),               // 65: muster.v1.SecretSpec
+	(*ConfigSpec)(nil),               // 66: muster.v1.ConfigSpec
+	(*StackSpec)(nil),                // 67: muster.v1.StackSpec
+	(*VolumeSpec)(nil),               // 68: muster.v1.VolumeSpec
+	(*ClusterSpec)(nil),              // 69: muster.v1.ClusterSpec
 }
 var file_muster_v1_objects_proto_depIdxs = []int32{
-	49, // 0: muster.v1.Meta.created_at:type_name -> google.protobuf.Timestamp
-	49, // 1: muster.v1.Meta.updated_at:type_name -> google.protobuf.Timestamp
+	52, // 0: muster.v1.Meta.created_at:type_name -> google.protobuf.Timestamp
+	52, // 1: muster.v1.Meta.updated_at:type_name -> google.protobuf.Timestamp
 	8,  // 2: muster.v1.Service.meta:type_name -> muster.v1.Meta
-	50, // 3: muster.v1.Service.spec:type_name -> muster.v1.ServiceSpec
-	50, // 4: muster.v1.Service.previous_spec:type_name -> muster.v1.ServiceSpec
+	53, // 3: muster.v1.Service.spec:type_name -> muster.v1.ServiceSpec
+	53, // 4: muster.v1.Service.previous_spec:type_name -> muster.v1.ServiceSpec
 	13, // 5: muster.v1.Service.endpoint:type_name -> muster.v1.Endpoint
 	12, // 6: muster.v1.Service.update_status:type_name -> muster.v1.UpdateStatus
 	10, // 7: muster.v1.Service.status:type_name -> muster.v1.ServiceStatus
 	11, // 8: muster.v1.Service.job_status:type_name -> muster.v1.JobStatus
-	50, // 9: muster.v1.Service.effective_spec:type_name -> muster.v1.ServiceSpec
-	49, // 10: muster.v1.JobStatus.last_execution:type_name -> google.protobuf.Timestamp
+	53, // 9: muster.v1.Service.effective_spec:type_name -> muster.v1.ServiceSpec
+	52, // 10: muster.v1.JobStatus.last_execution:type_name -> google.protobuf.Timestamp
 	1,  // 11: muster.v1.UpdateStatus.state:type_name -> muster.v1.UpdateStatus.State
-	49, // 12: muster.v1.UpdateStatus.started_at:type_name -> google.protobuf.Timestamp
-	49, // 13: muster.v1.UpdateStatus.completed_at:type_name -> google.protobuf.Timestamp
-	51, // 14: muster.v1.Endpoint.spec:type_name -> muster.v1.EndpointSpec
-	52, // 15: muster.v1.Endpoint.ports:type_name -> muster.v1.PortConfig
+	52, // 12: muster.v1.UpdateStatus.started_at:type_name -> google.protobuf.Timestamp
+	52, // 13: muster.v1.UpdateStatus.completed_at:type_name -> google.protobuf.Timestamp
+	54, // 14: muster.v1.Endpoint.spec:type_name -> muster.v1.EndpointSpec
+	55, // 15: muster.v1.Endpoint.ports:type_name -> muster.v1.PortConfig
 	14, // 16: muster.v1.Endpoint.virtual_ips:type_name -> muster.v1.VirtualIP
 	8,  // 17: muster.v1.Task.meta:type_name -> muster.v1.Meta
-	53, // 18: muster.v1.Task.spec:type_name -> muster.v1.TaskSpec
+	56, // 18: muster.v1.Task.spec:type_name -> muster.v1.TaskSpec
 	0,  // 19: muster.v1.Task.desired_state:type_name -> muster.v1.TaskState
 	18, // 20: muster.v1.Task.status:type_name -> muster.v1.TaskStatus
 	22, // 21: muster.v1.Task.networks:type_name -> muster.v1.NetworkAttachment
 	13, // 22: muster.v1.Task.endpoint:type_name -> muster.v1.Endpoint
-	54, // 23: muster.v1.Task.assigned_generic_resources:type_name -> muster.v1.GenericResource
+	57, // 23: muster.v1.Task.assigned_generic_resources:type_name -> muster.v1.GenericResource
 	17, // 24: muster.v1.Task.timeline:type_name -> muster.v1.TaskTime
 	16, // 25: muster.v1.Task.stages:type_name -> muster.v1.TaskStage
-	49, // 26: muster.v1.TaskStage.at:type_name -> google.protobuf.Timestamp
-	55, // 27: muster.v1.TaskStage.took:type_name -> google.protobuf.Duration
-	55, // 28: muster.v1.TaskStage.clock_behind:type_name -> google.protobuf.Duration
+	52, // 26: muster.v1.TaskStage.at:type_name -> google.protobuf.Timestamp
+	58, // 27: muster.v1.TaskStage.took:type_name -> google.protobuf.Duration
+	58, // 28: muster.v1.TaskStage.clock_behind:type_name -> google.protobuf.Duration
 	0,  // 29: muster.v1.TaskTime.state:type_name -> muster.v1.TaskState
-	49, // 30: muster.v1.TaskTime.at:type_name -> google.protobuf.Timestamp
+	52, // 30: muster.v1.TaskTime.at:type_name -> google.protobuf.Timestamp
 	0,  // 31: muster.v1.TaskStatus.state:type_name -> muster.v1.TaskState
-	49, // 32: muster.v1.TaskStatus.timestamp:type_name -> google.protobuf.Timestamp
+	52, // 32: muster.v1.TaskStatus.timestamp:type_name -> google.protobuf.Timestamp
 	20, // 33: muster.v1.TaskStatus.runtime:type_name -> muster.v1.RuntimeStatus
-	52, // 34: muster.v1.TaskStatus.ports:type_name -> muster.v1.PortConfig
+	55, // 34: muster.v1.TaskStatus.ports:type_name -> muster.v1.PortConfig
 	22, // 35: muster.v1.TaskStatus.networks:type_name -> muster.v1.NetworkAttachment
 	19, // 36: muster.v1.TaskStatus.containers:type_name -> muster.v1.ContainerStatus
-	56, // 37: muster.v1.ContainerStatus.role:type_name -> muster.v1.GroupContainer.Role
+	59, // 37: muster.v1.ContainerStatus.role:type_name -> muster.v1.GroupContainer.Role
 	0,  // 38: muster.v1.ContainerStatus.state:type_name -> muster.v1.TaskState
-	49, // 39: muster.v1.ContainerStatus.timestamp:type_name -> google.protobuf.Timestamp
+	52, // 39: muster.v1.ContainerStatus.timestamp:type_name -> google.protobuf.Timestamp
 	20, // 40: muster.v1.ContainerStatus.runtime:type_name -> muster.v1.RuntimeStatus
 	20, // 41: muster.v1.ContainerStatus.previous:type_name -> muster.v1.RuntimeStatus
 	21, // 42: muster.v1.RuntimeStatus.health:type_name -> muster.v1.Health
 	2,  // 43: muster.v1.Health.state:type_name -> muster.v1.Health.State
 	8,  // 44: muster.v1.Node.meta:type_name -> muster.v1.Meta
-	57, // 45: muster.v1.Node.spec:type_name -> muster.v1.NodeSpec
+	60, // 45: muster.v1.Node.spec:type_name -> muster.v1.NodeSpec
 	24, // 46: muster.v1.Node.description:type_name -> muster.v1.NodeDescription
 	29, // 47: muster.v1.Node.status:type_name -> muster.v1.NodeStatus
-	58, // 48: muster.v1.Node.reserved:type_name -> muster.v1.Resources
-	59, // 49: muster.v1.NodeDescription.platform:type_name -> muster.v1.Platform
-	58, // 50: muster.v1.NodeDescription.resources:type_name -> muster.v1.Resources
-	48, // 51: muster.v1.NodeDescription.labels:type_name -> muster.v1.NodeDescription.LabelsEntry
+	61, // 48: muster.v1.Node.reserved:type_name -> muster.v1.Resources
+	62, // 49: muster.v1.NodeDescription.platform:type_name -> muster.v1.Platform
+	61, // 50: muster.v1.NodeDescription.resources:type_name -> muster.v1.Resources
+	49, // 51: muster.v1.NodeDescription.labels:type_name -> muster.v1.NodeDescription.LabelsEntry
 	28, // 52: muster.v1.NodeDescription.executors:type_name -> muster.v1.ExecutorDescription
 	27, // 53: muster.v1.NodeDescription.machine:type_name -> muster.v1.Machine
 	25, // 54: muster.v1.NodeDescription.network_drivers:type_name -> muster.v1.NetworkDriverDescription
 	26, // 55: muster.v1.NodeDescription.data_path:type_name -> muster.v1.DataPath
 	3,  // 56: muster.v1.NetworkDriverDescription.health:type_name -> muster.v1.ExecutorDescription.Health
-	58, // 57: muster.v1.Machine.shared:type_name -> muster.v1.Resources
+	61, // 57: muster.v1.Machine.shared:type_name -> muster.v1.Resources
 	3,  // 58: muster.v1.ExecutorDescription.health:type_name -> muster.v1.ExecutorDescription.Health
 	4,  // 59: muster.v1.NodeStatus.state:type_name -> muster.v1.NodeStatus.State
-	49, // 60: muster.v1.NodeStatus.since:type_name -> google.protobuf.Timestamp
+	52, // 60: muster.v1.NodeStatus.since:type_name -> google.protobuf.Timestamp
 	8,  // 61: muster.v1.Network.meta:type_name -> muster.v1.Meta
-	60, // 62: muster.v1.Network.spec:type_name -> muster.v1.NetworkSpec
-	61, // 63: muster.v1.Network.ipam:type_name -> muster.v1.IPAMOptions
+	63, // 62: muster.v1.Network.spec:type_name -> muster.v1.NetworkSpec
+	64, // 63: muster.v1.Network.ipam:type_name -> muster.v1.IPAMOptions
 	31, // 64: muster.v1.Network.status:type_name -> muster.v1.NetworkStatus
 	32, // 65: muster.v1.NetworkStatus.blocks:type_name -> muster.v1.NetworkBlock
 	8,  // 66: muster.v1.Secret.meta:type_name -> muster.v1.Meta
-	62, // 67: muster.v1.Secret.spec:type_name -> muster.v1.SecretSpec
-	49, // 68: muster.v1.Secret.rotated_at:type_name -> google.protobuf.Timestamp
+	65, // 67: muster.v1.Secret.spec:type_name -> muster.v1.SecretSpec
+	52, // 68: muster.v1.Secret.rotated_at:type_name -> google.protobuf.Timestamp
 	8,  // 69: muster.v1.Config.meta:type_name -> muster.v1.Meta
-	63, // 70: muster.v1.Config.spec:type_name -> muster.v1.ConfigSpec
-	49, // 71: muster.v1.Config.rotated_at:type_name -> google.protobuf.Timestamp
+	66, // 70: muster.v1.Config.spec:type_name -> muster.v1.ConfigSpec
+	52, // 71: muster.v1.Config.rotated_at:type_name -> google.protobuf.Timestamp
 	8,  // 72: muster.v1.Stack.meta:type_name -> muster.v1.Meta
-	64, // 73: muster.v1.Stack.spec:type_name -> muster.v1.StackSpec
+	67, // 73: muster.v1.Stack.spec:type_name -> muster.v1.StackSpec
 	36, // 74: muster.v1.Stack.revision:type_name -> muster.v1.StackRevision
-	49, // 75: muster.v1.Stack.removing_since:type_name -> google.protobuf.Timestamp
-	49, // 76: muster.v1.StackRevision.created_at:type_name -> google.protobuf.Timestamp
+	52, // 75: muster.v1.Stack.removing_since:type_name -> google.protobuf.Timestamp
+	52, // 76: muster.v1.StackRevision.created_at:type_name -> google.protobuf.Timestamp
 	8,  // 77: muster.v1.Volume.meta:type_name -> muster.v1.Meta
-	65, // 78: muster.v1.Volume.spec:type_name -> muster.v1.VolumeSpec
-	8,  // 79: muster.v1.Cluster.meta:type_name -> muster.v1.Meta
-	66, // 80: muster.v1.Cluster.spec:type_name -> muster.v1.ClusterSpec
-	39, // 81: muster.v1.Cluster.status:type_name -> muster.v1.ClusterStatus
-	40, // 82: muster.v1.ClusterStatus.daemons:type_name -> muster.v1.DaemonStatus
-	55, // 83: muster.v1.StoreStatus.latency:type_name -> google.protobuf.Duration
-	55, // 84: muster.v1.StoreStatus.stale_for:type_name -> google.protobuf.Duration
-	49, // 85: muster.v1.DaemonInstance.started_at:type_name -> google.protobuf.Timestamp
-	5,  // 86: muster.v1.DaemonInstance.health:type_name -> muster.v1.DaemonInstance.Health
-	43, // 87: muster.v1.DaemonInstance.shards:type_name -> muster.v1.ShardHolding
-	44, // 88: muster.v1.DaemonInstance.view:type_name -> muster.v1.ViewLag
-	49, // 89: muster.v1.ShardHolding.since:type_name -> google.protobuf.Timestamp
-	55, // 90: muster.v1.ViewLag.time:type_name -> google.protobuf.Duration
-	6,  // 91: muster.v1.NetworkCheck.kind:type_name -> muster.v1.NetworkCheck.Kind
-	7,  // 92: muster.v1.NetworkCheck.result:type_name -> muster.v1.NetworkCheck.Result
-	55, // 93: muster.v1.NetworkCheck.took:type_name -> google.protobuf.Duration
-	94, // [94:94] is the sub-list for method output_type
-	94, // [94:94] is the sub-list for method input_type
-	94, // [94:94] is the sub-list for extension type_name
-	94, // [94:94] is the sub-list for extension extendee
-	0,  // [0:94] is the sub-list for field type_name
+	68, // 78: muster.v1.Volume.spec:type_name -> muster.v1.VolumeSpec
+	50, // 79: muster.v1.NodeVolume.labels:type_name -> muster.v1.NodeVolume.LabelsEntry
+	51, // 80: muster.v1.NodeVolume.options:type_name -> muster.v1.NodeVolume.OptionsEntry
+	52, // 81: muster.v1.NodeVolume.created_at:type_name -> google.protobuf.Timestamp
+	8,  // 82: muster.v1.Cluster.meta:type_name -> muster.v1.Meta
+	69, // 83: muster.v1.Cluster.spec:type_name -> muster.v1.ClusterSpec
+	40, // 84: muster.v1.Cluster.status:type_name -> muster.v1.ClusterStatus
+	41, // 85: muster.v1.ClusterStatus.daemons:type_name -> muster.v1.DaemonStatus
+	58, // 86: muster.v1.StoreStatus.latency:type_name -> google.protobuf.Duration
+	58, // 87: muster.v1.StoreStatus.stale_for:type_name -> google.protobuf.Duration
+	52, // 88: muster.v1.DaemonInstance.started_at:type_name -> google.protobuf.Timestamp
+	5,  // 89: muster.v1.DaemonInstance.health:type_name -> muster.v1.DaemonInstance.Health
+	44, // 90: muster.v1.DaemonInstance.shards:type_name -> muster.v1.ShardHolding
+	45, // 91: muster.v1.DaemonInstance.view:type_name -> muster.v1.ViewLag
+	52, // 92: muster.v1.ShardHolding.since:type_name -> google.protobuf.Timestamp
+	58, // 93: muster.v1.ViewLag.time:type_name -> google.protobuf.Duration
+	6,  // 94: muster.v1.NetworkCheck.kind:type_name -> muster.v1.NetworkCheck.Kind
+	7,  // 95: muster.v1.NetworkCheck.result:type_name -> muster.v1.NetworkCheck.Result
+	58, // 96: muster.v1.NetworkCheck.took:type_name -> google.protobuf.Duration
+	97, // [97:97] is the sub-list for method output_type
+	97, // [97:97] is the sub-list for method input_type
+	97, // [97:97] is the sub-list for extension type_name
+	97, // [97:97] is the sub-list for extension extendee
+	0,  // [0:97] is the sub-list for field type_name
 }
 
 func init() { file_muster_v1_objects_proto_init() }
@@ -4517,14 +4687,14 @@ func file_muster_v1_objects_proto_init() {
 		return
 	}
 	file_muster_v1_specs_proto_init()
-	file_muster_v1_objects_proto_msgTypes[36].OneofWrappers = []any{}
+	file_muster_v1_objects_proto_msgTypes[37].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_muster_v1_objects_proto_rawDesc), len(file_muster_v1_objects_proto_rawDesc)),
 			NumEnums:      8,
-			NumMessages:   41,
+			NumMessages:   44,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -267,8 +267,10 @@ type Hello struct {
 	AssignmentProtocol uint32 `protobuf:"varint,5,opt,name=assignment_protocol,json=assignmentProtocol,proto3" json:"assignment_protocol,omitempty"`
 	// The worker answers ProbeOrder.
 	AnswersProbes bool `protobuf:"varint,6,opt,name=answers_probes,json=answersProbes,proto3" json:"answers_probes,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// The worker answers a ProbeOrder that has volumes.
+	AnswersVolumes bool `protobuf:"varint,7,opt,name=answers_volumes,json=answersVolumes,proto3" json:"answers_volumes,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Hello) Reset() {
@@ -339,6 +341,13 @@ func (x *Hello) GetAssignmentProtocol() uint32 {
 func (x *Hello) GetAnswersProbes() bool {
 	if x != nil {
 		return x.AnswersProbes
+	}
+	return false
+}
+
+func (x *Hello) GetAnswersVolumes() bool {
+	if x != nil {
+		return x.AnswersVolumes
 	}
 	return false
 }
@@ -2262,13 +2271,15 @@ func (x *SubscribeLogsResponse) GetMessages() []*v1.LogMessage {
 	return nil
 }
 
-// ProbeOrder asks a worker to try whether a service is reached on a network. It is
-// answered by a ProbeResult with the same id.
+// ProbeOrder asks a worker to try whether a service is reached on a network, or about its
+// volumes. It is answered by a ProbeResult with the same id.
 type ProbeOrder struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	ProbeId       string                 `protobuf:"bytes,1,opt,name=probe_id,json=probeId,proto3" json:"probe_id,omitempty"`
-	NetworkId     string                 `protobuf:"bytes,2,opt,name=network_id,json=networkId,proto3" json:"network_id,omitempty"`
-	ServiceId     string                 `protobuf:"bytes,3,opt,name=service_id,json=serviceId,proto3" json:"service_id,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	ProbeId   string                 `protobuf:"bytes,1,opt,name=probe_id,json=probeId,proto3" json:"probe_id,omitempty"`
+	NetworkId string                 `protobuf:"bytes,2,opt,name=network_id,json=networkId,proto3" json:"network_id,omitempty"`
+	ServiceId string                 `protobuf:"bytes,3,opt,name=service_id,json=serviceId,proto3" json:"service_id,omitempty"`
+	// In place of a network and a service.
+	Volumes       *VolumeOrder `protobuf:"bytes,4,opt,name=volumes,proto3" json:"volumes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2324,6 +2335,121 @@ func (x *ProbeOrder) GetServiceId() string {
 	return ""
 }
 
+func (x *ProbeOrder) GetVolumes() *VolumeOrder {
+	if x != nil {
+		return x.Volumes
+	}
+	return nil
+}
+
+// VolumeOrder asks for the volumes of a node, or removes one.
+type VolumeOrder struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The volume that must be removed. Empty: all are listed.
+	Remove        string `protobuf:"bytes,1,opt,name=remove,proto3" json:"remove,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VolumeOrder) Reset() {
+	*x = VolumeOrder{}
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VolumeOrder) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VolumeOrder) ProtoMessage() {}
+
+func (x *VolumeOrder) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VolumeOrder.ProtoReflect.Descriptor instead.
+func (*VolumeOrder) Descriptor() ([]byte, []int) {
+	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *VolumeOrder) GetRemove() string {
+	if x != nil {
+		return x.Remove
+	}
+	return ""
+}
+
+// VolumeResult holds the volumes of a node, if they were asked for.
+type VolumeResult struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Volumes []*v1.NodeVolume       `protobuf:"bytes,1,rep,name=volumes,proto3" json:"volumes,omitempty"`
+	// Why a volume was not removed, or not all were listed: a gRPC status code, and a text.
+	Code          uint32 `protobuf:"varint,2,opt,name=code,proto3" json:"code,omitempty"`
+	Error         string `protobuf:"bytes,3,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VolumeResult) Reset() {
+	*x = VolumeResult{}
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VolumeResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VolumeResult) ProtoMessage() {}
+
+func (x *VolumeResult) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VolumeResult.ProtoReflect.Descriptor instead.
+func (*VolumeResult) Descriptor() ([]byte, []int) {
+	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *VolumeResult) GetVolumes() []*v1.NodeVolume {
+	if x != nil {
+		return x.Volumes
+	}
+	return nil
+}
+
+func (x *VolumeResult) GetCode() uint32 {
+	if x != nil {
+		return x.Code
+	}
+	return 0
+}
+
+func (x *VolumeResult) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
 // ProbeResult is what a worker has tried.
 type ProbeResult struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
@@ -2331,13 +2457,14 @@ type ProbeResult struct {
 	// Why nothing could be tried; empty if something was.
 	Error         string             `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`
 	Response      *v11.ProbeResponse `protobuf:"bytes,3,opt,name=response,proto3" json:"response,omitempty"`
+	Volumes       *VolumeResult      `protobuf:"bytes,4,opt,name=volumes,proto3" json:"volumes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ProbeResult) Reset() {
 	*x = ProbeResult{}
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[27]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2349,7 +2476,7 @@ func (x *ProbeResult) String() string {
 func (*ProbeResult) ProtoMessage() {}
 
 func (x *ProbeResult) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[27]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2362,7 +2489,7 @@ func (x *ProbeResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeResult.ProtoReflect.Descriptor instead.
 func (*ProbeResult) Descriptor() ([]byte, []int) {
-	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{27}
+	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ProbeResult) GetProbeId() string {
@@ -2386,19 +2513,28 @@ func (x *ProbeResult) GetResponse() *v11.ProbeResponse {
 	return nil
 }
 
+func (x *ProbeResult) GetVolumes() *VolumeResult {
+	if x != nil {
+		return x.Volumes
+	}
+	return nil
+}
+
 // ProbeRequest names the node, and what it must try.
 type ProbeRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	NodeId        string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
-	NetworkId     string                 `protobuf:"bytes,2,opt,name=network_id,json=networkId,proto3" json:"network_id,omitempty"`
-	ServiceId     string                 `protobuf:"bytes,3,opt,name=service_id,json=serviceId,proto3" json:"service_id,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	NodeId    string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	NetworkId string                 `protobuf:"bytes,2,opt,name=network_id,json=networkId,proto3" json:"network_id,omitempty"`
+	ServiceId string                 `protobuf:"bytes,3,opt,name=service_id,json=serviceId,proto3" json:"service_id,omitempty"`
+	// In place of a network and a service.
+	Volumes       *VolumeOrder `protobuf:"bytes,4,opt,name=volumes,proto3" json:"volumes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ProbeRequest) Reset() {
 	*x = ProbeRequest{}
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[28]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2410,7 +2546,7 @@ func (x *ProbeRequest) String() string {
 func (*ProbeRequest) ProtoMessage() {}
 
 func (x *ProbeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[28]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2423,7 +2559,7 @@ func (x *ProbeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeRequest.ProtoReflect.Descriptor instead.
 func (*ProbeRequest) Descriptor() ([]byte, []int) {
-	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{28}
+	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ProbeRequest) GetNodeId() string {
@@ -2447,17 +2583,25 @@ func (x *ProbeRequest) GetServiceId() string {
 	return ""
 }
 
+func (x *ProbeRequest) GetVolumes() *VolumeOrder {
+	if x != nil {
+		return x.Volumes
+	}
+	return nil
+}
+
 // ProbeResponse is what the node has tried.
 type ProbeResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Response      *v11.ProbeResponse     `protobuf:"bytes,1,opt,name=response,proto3" json:"response,omitempty"`
+	Volumes       *VolumeResult          `protobuf:"bytes,2,opt,name=volumes,proto3" json:"volumes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ProbeResponse) Reset() {
 	*x = ProbeResponse{}
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[29]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2469,7 +2613,7 @@ func (x *ProbeResponse) String() string {
 func (*ProbeResponse) ProtoMessage() {}
 
 func (x *ProbeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[29]
+	mi := &file_muster_dispatcher_v1_dispatcher_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2482,12 +2626,19 @@ func (x *ProbeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeResponse.ProtoReflect.Descriptor instead.
 func (*ProbeResponse) Descriptor() ([]byte, []int) {
-	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{29}
+	return file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ProbeResponse) GetResponse() *v11.ProbeResponse {
 	if x != nil {
 		return x.Response
+	}
+	return nil
+}
+
+func (x *ProbeResponse) GetVolumes() *VolumeResult {
+	if x != nil {
+		return x.Volumes
 	}
 	return nil
 }
@@ -2505,7 +2656,7 @@ const file_muster_dispatcher_v1_dispatcher_proto_rawDesc = "" +
 	"\blog_data\x18\x05 \x01(\v2\x1d.muster.dispatcher.v1.LogDataH\x00R\alogData\x129\n" +
 	"\agoodbye\x18\x06 \x01(\v2\x1d.muster.dispatcher.v1.GoodbyeH\x00R\agoodbye\x12F\n" +
 	"\fprobe_result\x18\a \x01(\v2!.muster.dispatcher.v1.ProbeResultH\x00R\vprobeResultB\t\n" +
-	"\amessage\"\xed\x01\n" +
+	"\amessage\"\x96\x02\n" +
 	"\x05Hello\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12<\n" +
 	"\vdescription\x18\x02 \x01(\v2\x1a.muster.v1.NodeDescriptionR\vdescription\x12\x1f\n" +
@@ -2513,7 +2664,8 @@ const file_muster_dispatcher_v1_dispatcher_proto_rawDesc = "" +
 	"instanceId\x12\x14\n" +
 	"\x05tasks\x18\x04 \x01(\rR\x05tasks\x12/\n" +
 	"\x13assignment_protocol\x18\x05 \x01(\rR\x12assignmentProtocol\x12%\n" +
-	"\x0eanswers_probes\x18\x06 \x01(\bR\ranswersProbes\"\v\n" +
+	"\x0eanswers_probes\x18\x06 \x01(\bR\ranswersProbes\x12'\n" +
+	"\x0fanswers_volumes\x18\a \x01(\bR\x0eanswersVolumes\"\v\n" +
 	"\tHeartbeat\"l\n" +
 	"\fStatusReport\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12@\n" +
@@ -2654,26 +2806,36 @@ const file_muster_dispatcher_v1_dispatcher_proto_rawDesc = "" +
 	"\aoptions\x18\x03 \x01(\v2\x15.muster.v1.LogOptionsR\aoptions\x12\x16\n" +
 	"\x06client\x18\x04 \x01(\tR\x06client\"J\n" +
 	"\x15SubscribeLogsResponse\x121\n" +
-	"\bmessages\x18\x01 \x03(\v2\x15.muster.v1.LogMessageR\bmessages\"e\n" +
+	"\bmessages\x18\x01 \x03(\v2\x15.muster.v1.LogMessageR\bmessages\"\xa2\x01\n" +
 	"\n" +
 	"ProbeOrder\x12\x19\n" +
 	"\bprobe_id\x18\x01 \x01(\tR\aprobeId\x12\x1d\n" +
 	"\n" +
 	"network_id\x18\x02 \x01(\tR\tnetworkId\x12\x1d\n" +
 	"\n" +
-	"service_id\x18\x03 \x01(\tR\tserviceId\"|\n" +
+	"service_id\x18\x03 \x01(\tR\tserviceId\x12;\n" +
+	"\avolumes\x18\x04 \x01(\v2!.muster.dispatcher.v1.VolumeOrderR\avolumes\"%\n" +
+	"\vVolumeOrder\x12\x16\n" +
+	"\x06remove\x18\x01 \x01(\tR\x06remove\"i\n" +
+	"\fVolumeResult\x12/\n" +
+	"\avolumes\x18\x01 \x03(\v2\x15.muster.v1.NodeVolumeR\avolumes\x12\x12\n" +
+	"\x04code\x18\x02 \x01(\rR\x04code\x12\x14\n" +
+	"\x05error\x18\x03 \x01(\tR\x05error\"\xba\x01\n" +
 	"\vProbeResult\x12\x19\n" +
 	"\bprobe_id\x18\x01 \x01(\tR\aprobeId\x12\x14\n" +
 	"\x05error\x18\x02 \x01(\tR\x05error\x12<\n" +
-	"\bresponse\x18\x03 \x01(\v2 .muster.network.v1.ProbeResponseR\bresponse\"e\n" +
+	"\bresponse\x18\x03 \x01(\v2 .muster.network.v1.ProbeResponseR\bresponse\x12<\n" +
+	"\avolumes\x18\x04 \x01(\v2\".muster.dispatcher.v1.VolumeResultR\avolumes\"\xa2\x01\n" +
 	"\fProbeRequest\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1d\n" +
 	"\n" +
 	"network_id\x18\x02 \x01(\tR\tnetworkId\x12\x1d\n" +
 	"\n" +
-	"service_id\x18\x03 \x01(\tR\tserviceId\"M\n" +
+	"service_id\x18\x03 \x01(\tR\tserviceId\x12;\n" +
+	"\avolumes\x18\x04 \x01(\v2!.muster.dispatcher.v1.VolumeOrderR\avolumes\"\x8b\x01\n" +
 	"\rProbeResponse\x12<\n" +
-	"\bresponse\x18\x01 \x01(\v2 .muster.network.v1.ProbeResponseR\bresponse2x\n" +
+	"\bresponse\x18\x01 \x01(\v2 .muster.network.v1.ProbeResponseR\bresponse\x12<\n" +
+	"\avolumes\x18\x02 \x01(\v2\".muster.dispatcher.v1.VolumeResultR\avolumes2x\n" +
 	"\x11DispatcherService\x12c\n" +
 	"\aSession\x12$.muster.dispatcher.v1.SessionRequest\x1a%.muster.dispatcher.v1.SessionResponse\"\a\xe2\xe0\x18\x03\n" +
 	"\x01\x04(\x010\x012\x87\x01\n" +
@@ -2697,7 +2859,7 @@ func file_muster_dispatcher_v1_dispatcher_proto_rawDescGZIP() []byte {
 }
 
 var file_muster_dispatcher_v1_dispatcher_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_muster_dispatcher_v1_dispatcher_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
+var file_muster_dispatcher_v1_dispatcher_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
 var file_muster_dispatcher_v1_dispatcher_proto_goTypes = []any{
 	(Refusal_Reason)(0),           // 0: muster.dispatcher.v1.Refusal.Reason
 	(*SessionRequest)(nil),        // 1: muster.dispatcher.v1.SessionRequest
@@ -2727,41 +2889,44 @@ var file_muster_dispatcher_v1_dispatcher_proto_goTypes = []any{
 	(*SubscribeLogsRequest)(nil),  // 25: muster.dispatcher.v1.SubscribeLogsRequest
 	(*SubscribeLogsResponse)(nil), // 26: muster.dispatcher.v1.SubscribeLogsResponse
 	(*ProbeOrder)(nil),            // 27: muster.dispatcher.v1.ProbeOrder
-	(*ProbeResult)(nil),           // 28: muster.dispatcher.v1.ProbeResult
-	(*ProbeRequest)(nil),          // 29: muster.dispatcher.v1.ProbeRequest
-	(*ProbeResponse)(nil),         // 30: muster.dispatcher.v1.ProbeResponse
-	nil,                           // 31: muster.dispatcher.v1.AssignedTask.ServiceLabelsEntry
-	(*v1.NodeDescription)(nil),    // 32: muster.v1.NodeDescription
-	(*v1.TaskStatus)(nil),         // 33: muster.v1.TaskStatus
-	(*v1.TaskTime)(nil),           // 34: muster.v1.TaskTime
-	(*durationpb.Duration)(nil),   // 35: google.protobuf.Duration
-	(*v1.NodeSpec)(nil),           // 36: muster.v1.NodeSpec
-	(*v11.Network)(nil),           // 37: muster.network.v1.Network
-	(*v11.Peer)(nil),              // 38: muster.network.v1.Peer
-	(*v11.Service)(nil),           // 39: muster.network.v1.Service
-	(*v11.Backends)(nil),          // 40: muster.network.v1.Backends
-	(*v11.PackedBackends)(nil),    // 41: muster.network.v1.PackedBackends
-	(*v11.PeerRef)(nil),           // 42: muster.network.v1.PeerRef
-	(*v11.ServiceRef)(nil),        // 43: muster.network.v1.ServiceRef
-	(*v1.TaskSpec)(nil),           // 44: muster.v1.TaskSpec
-	(v1.TaskState)(0),             // 45: muster.v1.TaskState
-	(*v1.PortConfig)(nil),         // 46: muster.v1.PortConfig
-	(*v1.LogOptions)(nil),         // 47: muster.v1.LogOptions
-	(*v1.LogMessage)(nil),         // 48: muster.v1.LogMessage
-	(*v11.ProbeResponse)(nil),     // 49: muster.network.v1.ProbeResponse
+	(*VolumeOrder)(nil),           // 28: muster.dispatcher.v1.VolumeOrder
+	(*VolumeResult)(nil),          // 29: muster.dispatcher.v1.VolumeResult
+	(*ProbeResult)(nil),           // 30: muster.dispatcher.v1.ProbeResult
+	(*ProbeRequest)(nil),          // 31: muster.dispatcher.v1.ProbeRequest
+	(*ProbeResponse)(nil),         // 32: muster.dispatcher.v1.ProbeResponse
+	nil,                           // 33: muster.dispatcher.v1.AssignedTask.ServiceLabelsEntry
+	(*v1.NodeDescription)(nil),    // 34: muster.v1.NodeDescription
+	(*v1.TaskStatus)(nil),         // 35: muster.v1.TaskStatus
+	(*v1.TaskTime)(nil),           // 36: muster.v1.TaskTime
+	(*durationpb.Duration)(nil),   // 37: google.protobuf.Duration
+	(*v1.NodeSpec)(nil),           // 38: muster.v1.NodeSpec
+	(*v11.Network)(nil),           // 39: muster.network.v1.Network
+	(*v11.Peer)(nil),              // 40: muster.network.v1.Peer
+	(*v11.Service)(nil),           // 41: muster.network.v1.Service
+	(*v11.Backends)(nil),          // 42: muster.network.v1.Backends
+	(*v11.PackedBackends)(nil),    // 43: muster.network.v1.PackedBackends
+	(*v11.PeerRef)(nil),           // 44: muster.network.v1.PeerRef
+	(*v11.ServiceRef)(nil),        // 45: muster.network.v1.ServiceRef
+	(*v1.TaskSpec)(nil),           // 46: muster.v1.TaskSpec
+	(v1.TaskState)(0),             // 47: muster.v1.TaskState
+	(*v1.PortConfig)(nil),         // 48: muster.v1.PortConfig
+	(*v1.LogOptions)(nil),         // 49: muster.v1.LogOptions
+	(*v1.LogMessage)(nil),         // 50: muster.v1.LogMessage
+	(*v1.NodeVolume)(nil),         // 51: muster.v1.NodeVolume
+	(*v11.ProbeResponse)(nil),     // 52: muster.network.v1.ProbeResponse
 }
 var file_muster_dispatcher_v1_dispatcher_proto_depIdxs = []int32{
 	2,  // 0: muster.dispatcher.v1.SessionRequest.hello:type_name -> muster.dispatcher.v1.Hello
 	3,  // 1: muster.dispatcher.v1.SessionRequest.heartbeat:type_name -> muster.dispatcher.v1.Heartbeat
 	4,  // 2: muster.dispatcher.v1.SessionRequest.status_report:type_name -> muster.dispatcher.v1.StatusReport
-	32, // 3: muster.dispatcher.v1.SessionRequest.description:type_name -> muster.v1.NodeDescription
+	34, // 3: muster.dispatcher.v1.SessionRequest.description:type_name -> muster.v1.NodeDescription
 	24, // 4: muster.dispatcher.v1.SessionRequest.log_data:type_name -> muster.dispatcher.v1.LogData
 	6,  // 5: muster.dispatcher.v1.SessionRequest.goodbye:type_name -> muster.dispatcher.v1.Goodbye
-	28, // 6: muster.dispatcher.v1.SessionRequest.probe_result:type_name -> muster.dispatcher.v1.ProbeResult
-	32, // 7: muster.dispatcher.v1.Hello.description:type_name -> muster.v1.NodeDescription
+	30, // 6: muster.dispatcher.v1.SessionRequest.probe_result:type_name -> muster.dispatcher.v1.ProbeResult
+	34, // 7: muster.dispatcher.v1.Hello.description:type_name -> muster.v1.NodeDescription
 	5,  // 8: muster.dispatcher.v1.StatusReport.statuses:type_name -> muster.dispatcher.v1.ReportedStatus
-	33, // 9: muster.dispatcher.v1.ReportedStatus.status:type_name -> muster.v1.TaskStatus
-	34, // 10: muster.dispatcher.v1.ReportedStatus.times:type_name -> muster.v1.TaskTime
+	35, // 9: muster.dispatcher.v1.ReportedStatus.status:type_name -> muster.v1.TaskStatus
+	36, // 10: muster.dispatcher.v1.ReportedStatus.times:type_name -> muster.v1.TaskTime
 	9,  // 11: muster.dispatcher.v1.SessionResponse.welcome:type_name -> muster.dispatcher.v1.Welcome
 	12, // 12: muster.dispatcher.v1.SessionResponse.redirect:type_name -> muster.dispatcher.v1.Redirect
 	13, // 13: muster.dispatcher.v1.SessionResponse.assignments:type_name -> muster.dispatcher.v1.Assignments
@@ -2773,8 +2938,8 @@ var file_muster_dispatcher_v1_dispatcher_proto_depIdxs = []int32{
 	10, // 19: muster.dispatcher.v1.SessionResponse.dispatchers:type_name -> muster.dispatcher.v1.Dispatchers
 	27, // 20: muster.dispatcher.v1.SessionResponse.probe_order:type_name -> muster.dispatcher.v1.ProbeOrder
 	0,  // 21: muster.dispatcher.v1.Refusal.reason:type_name -> muster.dispatcher.v1.Refusal.Reason
-	35, // 22: muster.dispatcher.v1.Welcome.heartbeat_period:type_name -> google.protobuf.Duration
-	36, // 23: muster.dispatcher.v1.Welcome.node:type_name -> muster.v1.NodeSpec
+	37, // 22: muster.dispatcher.v1.Welcome.heartbeat_period:type_name -> google.protobuf.Duration
+	38, // 23: muster.dispatcher.v1.Welcome.node:type_name -> muster.v1.NodeSpec
 	18, // 24: muster.dispatcher.v1.Assignments.specs:type_name -> muster.dispatcher.v1.AssignedSpec
 	19, // 25: muster.dispatcher.v1.Assignments.tasks:type_name -> muster.dispatcher.v1.AssignedTask
 	14, // 26: muster.dispatcher.v1.Assignments.objects:type_name -> muster.dispatcher.v1.AssignedObject
@@ -2782,38 +2947,43 @@ var file_muster_dispatcher_v1_dispatcher_proto_depIdxs = []int32{
 	19, // 28: muster.dispatcher.v1.AssignedObject.task:type_name -> muster.dispatcher.v1.AssignedTask
 	18, // 29: muster.dispatcher.v1.AssignedObject.spec:type_name -> muster.dispatcher.v1.AssignedSpec
 	16, // 30: muster.dispatcher.v1.AssignedObject.config:type_name -> muster.dispatcher.v1.AssignedConfig
-	37, // 31: muster.dispatcher.v1.AssignedObject.network:type_name -> muster.network.v1.Network
-	38, // 32: muster.dispatcher.v1.AssignedObject.peer:type_name -> muster.network.v1.Peer
-	39, // 33: muster.dispatcher.v1.AssignedObject.service:type_name -> muster.network.v1.Service
-	40, // 34: muster.dispatcher.v1.AssignedObject.backends:type_name -> muster.network.v1.Backends
-	41, // 35: muster.dispatcher.v1.AssignedObject.packed_backends:type_name -> muster.network.v1.PackedBackends
+	39, // 31: muster.dispatcher.v1.AssignedObject.network:type_name -> muster.network.v1.Network
+	40, // 32: muster.dispatcher.v1.AssignedObject.peer:type_name -> muster.network.v1.Peer
+	41, // 33: muster.dispatcher.v1.AssignedObject.service:type_name -> muster.network.v1.Service
+	42, // 34: muster.dispatcher.v1.AssignedObject.backends:type_name -> muster.network.v1.Backends
+	43, // 35: muster.dispatcher.v1.AssignedObject.packed_backends:type_name -> muster.network.v1.PackedBackends
 	17, // 36: muster.dispatcher.v1.AssignedObject.secret:type_name -> muster.dispatcher.v1.AssignedSecret
-	42, // 37: muster.dispatcher.v1.ObjectRef.peer:type_name -> muster.network.v1.PeerRef
-	43, // 38: muster.dispatcher.v1.ObjectRef.service:type_name -> muster.network.v1.ServiceRef
-	44, // 39: muster.dispatcher.v1.AssignedSpec.spec:type_name -> muster.v1.TaskSpec
-	45, // 40: muster.dispatcher.v1.AssignedTask.desired_state:type_name -> muster.v1.TaskState
-	31, // 41: muster.dispatcher.v1.AssignedTask.service_labels:type_name -> muster.dispatcher.v1.AssignedTask.ServiceLabelsEntry
-	46, // 42: muster.dispatcher.v1.AssignedTask.ports:type_name -> muster.v1.PortConfig
-	45, // 43: muster.dispatcher.v1.AssignedTask.known_state:type_name -> muster.v1.TaskState
+	44, // 37: muster.dispatcher.v1.ObjectRef.peer:type_name -> muster.network.v1.PeerRef
+	45, // 38: muster.dispatcher.v1.ObjectRef.service:type_name -> muster.network.v1.ServiceRef
+	46, // 39: muster.dispatcher.v1.AssignedSpec.spec:type_name -> muster.v1.TaskSpec
+	47, // 40: muster.dispatcher.v1.AssignedTask.desired_state:type_name -> muster.v1.TaskState
+	33, // 41: muster.dispatcher.v1.AssignedTask.service_labels:type_name -> muster.dispatcher.v1.AssignedTask.ServiceLabelsEntry
+	48, // 42: muster.dispatcher.v1.AssignedTask.ports:type_name -> muster.v1.PortConfig
+	47, // 43: muster.dispatcher.v1.AssignedTask.known_state:type_name -> muster.v1.TaskState
 	15, // 44: muster.dispatcher.v1.AssignedTask.dependencies:type_name -> muster.dispatcher.v1.ObjectRef
-	35, // 45: muster.dispatcher.v1.AssignedTask.drain_delay:type_name -> google.protobuf.Duration
-	47, // 46: muster.dispatcher.v1.LogRequest.options:type_name -> muster.v1.LogOptions
-	48, // 47: muster.dispatcher.v1.LogData.messages:type_name -> muster.v1.LogMessage
-	47, // 48: muster.dispatcher.v1.SubscribeLogsRequest.options:type_name -> muster.v1.LogOptions
-	48, // 49: muster.dispatcher.v1.SubscribeLogsResponse.messages:type_name -> muster.v1.LogMessage
-	49, // 50: muster.dispatcher.v1.ProbeResult.response:type_name -> muster.network.v1.ProbeResponse
-	49, // 51: muster.dispatcher.v1.ProbeResponse.response:type_name -> muster.network.v1.ProbeResponse
-	1,  // 52: muster.dispatcher.v1.DispatcherService.Session:input_type -> muster.dispatcher.v1.SessionRequest
-	25, // 53: muster.dispatcher.v1.LogBrokerService.SubscribeLogs:input_type -> muster.dispatcher.v1.SubscribeLogsRequest
-	29, // 54: muster.dispatcher.v1.ProbeService.Probe:input_type -> muster.dispatcher.v1.ProbeRequest
-	7,  // 55: muster.dispatcher.v1.DispatcherService.Session:output_type -> muster.dispatcher.v1.SessionResponse
-	26, // 56: muster.dispatcher.v1.LogBrokerService.SubscribeLogs:output_type -> muster.dispatcher.v1.SubscribeLogsResponse
-	30, // 57: muster.dispatcher.v1.ProbeService.Probe:output_type -> muster.dispatcher.v1.ProbeResponse
-	55, // [55:58] is the sub-list for method output_type
-	52, // [52:55] is the sub-list for method input_type
-	52, // [52:52] is the sub-list for extension type_name
-	52, // [52:52] is the sub-list for extension extendee
-	0,  // [0:52] is the sub-list for field type_name
+	37, // 45: muster.dispatcher.v1.AssignedTask.drain_delay:type_name -> google.protobuf.Duration
+	49, // 46: muster.dispatcher.v1.LogRequest.options:type_name -> muster.v1.LogOptions
+	50, // 47: muster.dispatcher.v1.LogData.messages:type_name -> muster.v1.LogMessage
+	49, // 48: muster.dispatcher.v1.SubscribeLogsRequest.options:type_name -> muster.v1.LogOptions
+	50, // 49: muster.dispatcher.v1.SubscribeLogsResponse.messages:type_name -> muster.v1.LogMessage
+	28, // 50: muster.dispatcher.v1.ProbeOrder.volumes:type_name -> muster.dispatcher.v1.VolumeOrder
+	51, // 51: muster.dispatcher.v1.VolumeResult.volumes:type_name -> muster.v1.NodeVolume
+	52, // 52: muster.dispatcher.v1.ProbeResult.response:type_name -> muster.network.v1.ProbeResponse
+	29, // 53: muster.dispatcher.v1.ProbeResult.volumes:type_name -> muster.dispatcher.v1.VolumeResult
+	28, // 54: muster.dispatcher.v1.ProbeRequest.volumes:type_name -> muster.dispatcher.v1.VolumeOrder
+	52, // 55: muster.dispatcher.v1.ProbeResponse.response:type_name -> muster.network.v1.ProbeResponse
+	29, // 56: muster.dispatcher.v1.ProbeResponse.volumes:type_name -> muster.dispatcher.v1.VolumeResult
+	1,  // 57: muster.dispatcher.v1.DispatcherService.Session:input_type -> muster.dispatcher.v1.SessionRequest
+	25, // 58: muster.dispatcher.v1.LogBrokerService.SubscribeLogs:input_type -> muster.dispatcher.v1.SubscribeLogsRequest
+	31, // 59: muster.dispatcher.v1.ProbeService.Probe:input_type -> muster.dispatcher.v1.ProbeRequest
+	7,  // 60: muster.dispatcher.v1.DispatcherService.Session:output_type -> muster.dispatcher.v1.SessionResponse
+	26, // 61: muster.dispatcher.v1.LogBrokerService.SubscribeLogs:output_type -> muster.dispatcher.v1.SubscribeLogsResponse
+	32, // 62: muster.dispatcher.v1.ProbeService.Probe:output_type -> muster.dispatcher.v1.ProbeResponse
+	60, // [60:63] is the sub-list for method output_type
+	57, // [57:60] is the sub-list for method input_type
+	57, // [57:57] is the sub-list for extension type_name
+	57, // [57:57] is the sub-list for extension extendee
+	0,  // [0:57] is the sub-list for field type_name
 }
 
 func init() { file_muster_dispatcher_v1_dispatcher_proto_init() }
@@ -2868,7 +3038,7 @@ func file_muster_dispatcher_v1_dispatcher_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_muster_dispatcher_v1_dispatcher_proto_rawDesc), len(file_muster_dispatcher_v1_dispatcher_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   31,
+			NumMessages:   33,
 			NumExtensions: 0,
 			NumServices:   3,
 		},

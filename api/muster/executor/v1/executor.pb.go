@@ -129,7 +129,7 @@ func (x ListedTask_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ListedTask_State.Descriptor instead.
 func (ListedTask_State) EnumDescriptor() ([]byte, []int) {
-	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{24, 0}
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{28, 0}
 }
 
 // ExecutorError is the detail of an error status.
@@ -1560,6 +1560,171 @@ func (*SignalResponse) Descriptor() ([]byte, []int) {
 	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{21}
 }
 
+// ListVolumesRequest is empty.
+type ListVolumesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListVolumesRequest) Reset() {
+	*x = ListVolumesRequest{}
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListVolumesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListVolumesRequest) ProtoMessage() {}
+
+func (x *ListVolumesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListVolumesRequest.ProtoReflect.Descriptor instead.
+func (*ListVolumesRequest) Descriptor() ([]byte, []int) {
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{22}
+}
+
+// ListVolumesResponse holds all volumes.
+type ListVolumesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Without executor, services and node, which the worker and the API server fill in.
+	Volumes       []*v1.NodeVolume `protobuf:"bytes,1,rep,name=volumes,proto3" json:"volumes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListVolumesResponse) Reset() {
+	*x = ListVolumesResponse{}
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListVolumesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListVolumesResponse) ProtoMessage() {}
+
+func (x *ListVolumesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListVolumesResponse.ProtoReflect.Descriptor instead.
+func (*ListVolumesResponse) Descriptor() ([]byte, []int) {
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *ListVolumesResponse) GetVolumes() []*v1.NodeVolume {
+	if x != nil {
+		return x.Volumes
+	}
+	return nil
+}
+
+// RemoveVolumeRequest names the volume to remove.
+type RemoveVolumeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveVolumeRequest) Reset() {
+	*x = RemoveVolumeRequest{}
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveVolumeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveVolumeRequest) ProtoMessage() {}
+
+func (x *RemoveVolumeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveVolumeRequest.ProtoReflect.Descriptor instead.
+func (*RemoveVolumeRequest) Descriptor() ([]byte, []int) {
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *RemoveVolumeRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+// RemoveVolumeResponse is empty.
+type RemoveVolumeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveVolumeResponse) Reset() {
+	*x = RemoveVolumeResponse{}
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveVolumeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveVolumeResponse) ProtoMessage() {}
+
+func (x *RemoveVolumeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveVolumeResponse.ProtoReflect.Descriptor instead.
+func (*RemoveVolumeResponse) Descriptor() ([]byte, []int) {
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{25}
+}
+
 // ListRequest says whose tasks to list.
 type ListRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1571,7 +1736,7 @@ type ListRequest struct {
 
 func (x *ListRequest) Reset() {
 	*x = ListRequest{}
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[22]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1583,7 +1748,7 @@ func (x *ListRequest) String() string {
 func (*ListRequest) ProtoMessage() {}
 
 func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[22]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1596,7 +1761,7 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{22}
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ListRequest) GetNodeId() string {
@@ -1616,7 +1781,7 @@ type ListResponse struct {
 
 func (x *ListResponse) Reset() {
 	*x = ListResponse{}
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[23]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1628,7 +1793,7 @@ func (x *ListResponse) String() string {
 func (*ListResponse) ProtoMessage() {}
 
 func (x *ListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[23]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1641,7 +1806,7 @@ func (x *ListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResponse.ProtoReflect.Descriptor instead.
 func (*ListResponse) Descriptor() ([]byte, []int) {
-	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{23}
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ListResponse) GetTasks() []*ListedTask {
@@ -1666,7 +1831,7 @@ type ListedTask struct {
 
 func (x *ListedTask) Reset() {
 	*x = ListedTask{}
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[24]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1678,7 +1843,7 @@ func (x *ListedTask) String() string {
 func (*ListedTask) ProtoMessage() {}
 
 func (x *ListedTask) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[24]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1691,7 +1856,7 @@ func (x *ListedTask) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListedTask.ProtoReflect.Descriptor instead.
 func (*ListedTask) Descriptor() ([]byte, []int) {
-	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{24}
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ListedTask) GetTaskId() string {
@@ -1741,7 +1906,7 @@ type LogsRequest struct {
 
 func (x *LogsRequest) Reset() {
 	*x = LogsRequest{}
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[25]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1753,7 +1918,7 @@ func (x *LogsRequest) String() string {
 func (*LogsRequest) ProtoMessage() {}
 
 func (x *LogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[25]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1766,7 +1931,7 @@ func (x *LogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsRequest.ProtoReflect.Descriptor instead.
 func (*LogsRequest) Descriptor() ([]byte, []int) {
-	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{25}
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *LogsRequest) GetTaskId() string {
@@ -1803,7 +1968,7 @@ type LogsResponse struct {
 
 func (x *LogsResponse) Reset() {
 	*x = LogsResponse{}
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[26]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1815,7 +1980,7 @@ func (x *LogsResponse) String() string {
 func (*LogsResponse) ProtoMessage() {}
 
 func (x *LogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[26]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1828,7 +1993,7 @@ func (x *LogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsResponse.ProtoReflect.Descriptor instead.
 func (*LogsResponse) Descriptor() ([]byte, []int) {
-	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{26}
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *LogsResponse) GetTimestamp() *timestamppb.Timestamp {
@@ -1863,7 +2028,7 @@ type StatsRequest struct {
 
 func (x *StatsRequest) Reset() {
 	*x = StatsRequest{}
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[27]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1875,7 +2040,7 @@ func (x *StatsRequest) String() string {
 func (*StatsRequest) ProtoMessage() {}
 
 func (x *StatsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[27]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1888,7 +2053,7 @@ func (x *StatsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsRequest.ProtoReflect.Descriptor instead.
 func (*StatsRequest) Descriptor() ([]byte, []int) {
-	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{27}
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *StatsRequest) GetTaskId() string {
@@ -1919,7 +2084,7 @@ type StatsResponse struct {
 
 func (x *StatsResponse) Reset() {
 	*x = StatsResponse{}
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[28]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1931,7 +2096,7 @@ func (x *StatsResponse) String() string {
 func (*StatsResponse) ProtoMessage() {}
 
 func (x *StatsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[28]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1944,7 +2109,7 @@ func (x *StatsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsResponse.ProtoReflect.Descriptor instead.
 func (*StatsResponse) Descriptor() ([]byte, []int) {
-	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{28}
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *StatsResponse) GetAt() *timestamppb.Timestamp {
@@ -1990,7 +2155,7 @@ type ExecRequest struct {
 
 func (x *ExecRequest) Reset() {
 	*x = ExecRequest{}
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[29]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2002,7 +2167,7 @@ func (x *ExecRequest) String() string {
 func (*ExecRequest) ProtoMessage() {}
 
 func (x *ExecRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[29]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2015,7 +2180,7 @@ func (x *ExecRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecRequest.ProtoReflect.Descriptor instead.
 func (*ExecRequest) Descriptor() ([]byte, []int) {
-	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{29}
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ExecRequest) GetRequest() isExecRequest_Request {
@@ -2090,7 +2255,7 @@ type ExecStart struct {
 
 func (x *ExecStart) Reset() {
 	*x = ExecStart{}
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[30]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2102,7 +2267,7 @@ func (x *ExecStart) String() string {
 func (*ExecStart) ProtoMessage() {}
 
 func (x *ExecStart) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[30]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2115,7 +2280,7 @@ func (x *ExecStart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecStart.ProtoReflect.Descriptor instead.
 func (*ExecStart) Descriptor() ([]byte, []int) {
-	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{30}
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ExecStart) GetTaskId() string {
@@ -2171,7 +2336,7 @@ type TerminalSize struct {
 
 func (x *TerminalSize) Reset() {
 	*x = TerminalSize{}
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[31]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2183,7 +2348,7 @@ func (x *TerminalSize) String() string {
 func (*TerminalSize) ProtoMessage() {}
 
 func (x *TerminalSize) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[31]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2196,7 +2361,7 @@ func (x *TerminalSize) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TerminalSize.ProtoReflect.Descriptor instead.
 func (*TerminalSize) Descriptor() ([]byte, []int) {
-	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{31}
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *TerminalSize) GetRows() uint32 {
@@ -2228,7 +2393,7 @@ type ExecResponse struct {
 
 func (x *ExecResponse) Reset() {
 	*x = ExecResponse{}
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[32]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2240,7 +2405,7 @@ func (x *ExecResponse) String() string {
 func (*ExecResponse) ProtoMessage() {}
 
 func (x *ExecResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[32]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2253,7 +2418,7 @@ func (x *ExecResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecResponse.ProtoReflect.Descriptor instead.
 func (*ExecResponse) Descriptor() ([]byte, []int) {
-	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{32}
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ExecResponse) GetResponse() isExecResponse_Response {
@@ -2324,7 +2489,7 @@ type ObserveRequest struct {
 
 func (x *ObserveRequest) Reset() {
 	*x = ObserveRequest{}
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[33]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2336,7 +2501,7 @@ func (x *ObserveRequest) String() string {
 func (*ObserveRequest) ProtoMessage() {}
 
 func (x *ObserveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[33]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2349,7 +2514,7 @@ func (x *ObserveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ObserveRequest.ProtoReflect.Descriptor instead.
 func (*ObserveRequest) Descriptor() ([]byte, []int) {
-	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{33}
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ObserveRequest) GetTaskId() string {
@@ -2383,7 +2548,7 @@ type ObserveResponse struct {
 
 func (x *ObserveResponse) Reset() {
 	*x = ObserveResponse{}
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[34]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2395,7 +2560,7 @@ func (x *ObserveResponse) String() string {
 func (*ObserveResponse) ProtoMessage() {}
 
 func (x *ObserveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_executor_v1_executor_proto_msgTypes[34]
+	mi := &file_muster_executor_v1_executor_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2408,7 +2573,7 @@ func (x *ObserveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ObserveResponse.ProtoReflect.Descriptor instead.
 func (*ObserveResponse) Descriptor() ([]byte, []int) {
-	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{34}
+	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ObserveResponse) GetRuntime() *v1.RuntimeStatus {
@@ -2541,7 +2706,13 @@ const file_muster_executor_v1_executor_proto_rawDesc = "" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x16\n" +
 	"\x06handle\x18\x02 \x01(\fR\x06handle\x12\x16\n" +
 	"\x06signal\x18\x03 \x01(\tR\x06signal\"\x10\n" +
-	"\x0eSignalResponse\"&\n" +
+	"\x0eSignalResponse\"\x14\n" +
+	"\x12ListVolumesRequest\"F\n" +
+	"\x13ListVolumesResponse\x12/\n" +
+	"\avolumes\x18\x01 \x03(\v2\x15.muster.v1.NodeVolumeR\avolumes\")\n" +
+	"\x13RemoveVolumeRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"\x16\n" +
+	"\x14RemoveVolumeResponse\"&\n" +
 	"\vListRequest\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\"D\n" +
 	"\fListResponse\x124\n" +
@@ -2601,7 +2772,8 @@ const file_muster_executor_v1_executor_proto_rawDesc = "" +
 	"\x0fObserveResponse\x122\n" +
 	"\aruntime\x18\x01 \x01(\v2\x18.muster.v1.RuntimeStatusR\aruntime\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12\x14\n" +
-	"\x05error\x18\x03 \x01(\tR\x05error2\x84\t\n" +
+	"\x05error\x18\x03 \x01(\tR\x05error2\xc7\n" +
+	"\n" +
 	"\x0fExecutorService\x12U\n" +
 	"\bDescribe\x12#.muster.executor.v1.DescribeRequest\x1a$.muster.executor.v1.DescribeResponse\x12R\n" +
 	"\aPrepare\x12\".muster.executor.v1.PrepareRequest\x1a#.muster.executor.v1.PrepareResponse\x12L\n" +
@@ -2616,7 +2788,9 @@ const file_muster_executor_v1_executor_proto_rawDesc = "" +
 	"\x05Stats\x12 .muster.executor.v1.StatsRequest\x1a!.muster.executor.v1.StatsResponse\x12M\n" +
 	"\x04Exec\x12\x1f.muster.executor.v1.ExecRequest\x1a .muster.executor.v1.ExecResponse(\x010\x01\x12T\n" +
 	"\aObserve\x12\".muster.executor.v1.ObserveRequest\x1a#.muster.executor.v1.ObserveResponse0\x01\x12O\n" +
-	"\x06Signal\x12!.muster.executor.v1.SignalRequest\x1a\".muster.executor.v1.SignalResponseB>Z<github.com/musterhq/muster/api/muster/executor/v1;executorv1b\x06proto3"
+	"\x06Signal\x12!.muster.executor.v1.SignalRequest\x1a\".muster.executor.v1.SignalResponse\x12^\n" +
+	"\vListVolumes\x12&.muster.executor.v1.ListVolumesRequest\x1a'.muster.executor.v1.ListVolumesResponse\x12a\n" +
+	"\fRemoveVolume\x12'.muster.executor.v1.RemoveVolumeRequest\x1a(.muster.executor.v1.RemoveVolumeResponseB>Z<github.com/musterhq/muster/api/muster/executor/v1;executorv1b\x06proto3"
 
 var (
 	file_muster_executor_v1_executor_proto_rawDescOnce sync.Once
@@ -2631,7 +2805,7 @@ func file_muster_executor_v1_executor_proto_rawDescGZIP() []byte {
 }
 
 var file_muster_executor_v1_executor_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_muster_executor_v1_executor_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
+var file_muster_executor_v1_executor_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
 var file_muster_executor_v1_executor_proto_goTypes = []any{
 	(ExecutorError_Blame)(0),      // 0: muster.executor.v1.ExecutorError.Blame
 	(ListedTask_State)(0),         // 1: muster.executor.v1.ListedTask.State
@@ -2657,95 +2831,105 @@ var file_muster_executor_v1_executor_proto_goTypes = []any{
 	(*RemoveResponse)(nil),        // 21: muster.executor.v1.RemoveResponse
 	(*SignalRequest)(nil),         // 22: muster.executor.v1.SignalRequest
 	(*SignalResponse)(nil),        // 23: muster.executor.v1.SignalResponse
-	(*ListRequest)(nil),           // 24: muster.executor.v1.ListRequest
-	(*ListResponse)(nil),          // 25: muster.executor.v1.ListResponse
-	(*ListedTask)(nil),            // 26: muster.executor.v1.ListedTask
-	(*LogsRequest)(nil),           // 27: muster.executor.v1.LogsRequest
-	(*LogsResponse)(nil),          // 28: muster.executor.v1.LogsResponse
-	(*StatsRequest)(nil),          // 29: muster.executor.v1.StatsRequest
-	(*StatsResponse)(nil),         // 30: muster.executor.v1.StatsResponse
-	(*ExecRequest)(nil),           // 31: muster.executor.v1.ExecRequest
-	(*ExecStart)(nil),             // 32: muster.executor.v1.ExecStart
-	(*TerminalSize)(nil),          // 33: muster.executor.v1.TerminalSize
-	(*ExecResponse)(nil),          // 34: muster.executor.v1.ExecResponse
-	(*ObserveRequest)(nil),        // 35: muster.executor.v1.ObserveRequest
-	(*ObserveResponse)(nil),       // 36: muster.executor.v1.ObserveResponse
-	nil,                           // 37: muster.executor.v1.Task.ServiceLabelsEntry
-	(*durationpb.Duration)(nil),   // 38: google.protobuf.Duration
-	(*v1.TaskSpec)(nil),           // 39: muster.v1.TaskSpec
-	(*v1.PortConfig)(nil),         // 40: muster.v1.PortConfig
-	(*v1.Resources)(nil),          // 41: muster.v1.Resources
-	(*v1.Platform)(nil),           // 42: muster.v1.Platform
-	(*v1.RuntimeStatus)(nil),      // 43: muster.v1.RuntimeStatus
-	(*timestamppb.Timestamp)(nil), // 44: google.protobuf.Timestamp
-	(*v1.LogOptions)(nil),         // 45: muster.v1.LogOptions
-	(v1.LogStream)(0),             // 46: muster.v1.LogStream
+	(*ListVolumesRequest)(nil),    // 24: muster.executor.v1.ListVolumesRequest
+	(*ListVolumesResponse)(nil),   // 25: muster.executor.v1.ListVolumesResponse
+	(*RemoveVolumeRequest)(nil),   // 26: muster.executor.v1.RemoveVolumeRequest
+	(*RemoveVolumeResponse)(nil),  // 27: muster.executor.v1.RemoveVolumeResponse
+	(*ListRequest)(nil),           // 28: muster.executor.v1.ListRequest
+	(*ListResponse)(nil),          // 29: muster.executor.v1.ListResponse
+	(*ListedTask)(nil),            // 30: muster.executor.v1.ListedTask
+	(*LogsRequest)(nil),           // 31: muster.executor.v1.LogsRequest
+	(*LogsResponse)(nil),          // 32: muster.executor.v1.LogsResponse
+	(*StatsRequest)(nil),          // 33: muster.executor.v1.StatsRequest
+	(*StatsResponse)(nil),         // 34: muster.executor.v1.StatsResponse
+	(*ExecRequest)(nil),           // 35: muster.executor.v1.ExecRequest
+	(*ExecStart)(nil),             // 36: muster.executor.v1.ExecStart
+	(*TerminalSize)(nil),          // 37: muster.executor.v1.TerminalSize
+	(*ExecResponse)(nil),          // 38: muster.executor.v1.ExecResponse
+	(*ObserveRequest)(nil),        // 39: muster.executor.v1.ObserveRequest
+	(*ObserveResponse)(nil),       // 40: muster.executor.v1.ObserveResponse
+	nil,                           // 41: muster.executor.v1.Task.ServiceLabelsEntry
+	(*durationpb.Duration)(nil),   // 42: google.protobuf.Duration
+	(*v1.TaskSpec)(nil),           // 43: muster.v1.TaskSpec
+	(*v1.PortConfig)(nil),         // 44: muster.v1.PortConfig
+	(*v1.Resources)(nil),          // 45: muster.v1.Resources
+	(*v1.Platform)(nil),           // 46: muster.v1.Platform
+	(*v1.RuntimeStatus)(nil),      // 47: muster.v1.RuntimeStatus
+	(*timestamppb.Timestamp)(nil), // 48: google.protobuf.Timestamp
+	(*v1.NodeVolume)(nil),         // 49: muster.v1.NodeVolume
+	(*v1.LogOptions)(nil),         // 50: muster.v1.LogOptions
+	(v1.LogStream)(0),             // 51: muster.v1.LogStream
 }
 var file_muster_executor_v1_executor_proto_depIdxs = []int32{
-	38, // 0: muster.executor.v1.ExecutorError.retry_after:type_name -> google.protobuf.Duration
+	42, // 0: muster.executor.v1.ExecutorError.retry_after:type_name -> google.protobuf.Duration
 	0,  // 1: muster.executor.v1.ExecutorError.blame:type_name -> muster.executor.v1.ExecutorError.Blame
-	37, // 2: muster.executor.v1.Task.service_labels:type_name -> muster.executor.v1.Task.ServiceLabelsEntry
-	39, // 3: muster.executor.v1.Task.spec:type_name -> muster.v1.TaskSpec
-	40, // 4: muster.executor.v1.Task.ports:type_name -> muster.v1.PortConfig
+	41, // 2: muster.executor.v1.Task.service_labels:type_name -> muster.executor.v1.Task.ServiceLabelsEntry
+	43, // 3: muster.executor.v1.Task.spec:type_name -> muster.v1.TaskSpec
+	44, // 4: muster.executor.v1.Task.ports:type_name -> muster.v1.PortConfig
 	4,  // 5: muster.executor.v1.Task.files:type_name -> muster.executor.v1.TaskFile
-	41, // 6: muster.executor.v1.DescribeResponse.resources:type_name -> muster.v1.Resources
-	42, // 7: muster.executor.v1.DescribeResponse.platform:type_name -> muster.v1.Platform
+	45, // 6: muster.executor.v1.DescribeResponse.resources:type_name -> muster.v1.Resources
+	46, // 7: muster.executor.v1.DescribeResponse.platform:type_name -> muster.v1.Platform
 	3,  // 8: muster.executor.v1.PrepareRequest.task:type_name -> muster.executor.v1.Task
 	3,  // 9: muster.executor.v1.StartRequest.task:type_name -> muster.executor.v1.Task
 	5,  // 10: muster.executor.v1.StartRequest.network:type_name -> muster.executor.v1.TaskNetwork
-	43, // 11: muster.executor.v1.StartResponse.runtime:type_name -> muster.v1.RuntimeStatus
-	40, // 12: muster.executor.v1.StartResponse.ports:type_name -> muster.v1.PortConfig
-	43, // 13: muster.executor.v1.WaitResponse.runtime:type_name -> muster.v1.RuntimeStatus
-	44, // 14: muster.executor.v1.WaitResponse.ended_at:type_name -> google.protobuf.Timestamp
+	47, // 11: muster.executor.v1.StartResponse.runtime:type_name -> muster.v1.RuntimeStatus
+	44, // 12: muster.executor.v1.StartResponse.ports:type_name -> muster.v1.PortConfig
+	47, // 13: muster.executor.v1.WaitResponse.runtime:type_name -> muster.v1.RuntimeStatus
+	48, // 14: muster.executor.v1.WaitResponse.ended_at:type_name -> google.protobuf.Timestamp
 	3,  // 15: muster.executor.v1.UpdateRequest.task:type_name -> muster.executor.v1.Task
-	38, // 16: muster.executor.v1.ShutdownRequest.grace_period:type_name -> google.protobuf.Duration
-	43, // 17: muster.executor.v1.ShutdownResponse.runtime:type_name -> muster.v1.RuntimeStatus
-	43, // 18: muster.executor.v1.TerminateResponse.runtime:type_name -> muster.v1.RuntimeStatus
-	26, // 19: muster.executor.v1.ListResponse.tasks:type_name -> muster.executor.v1.ListedTask
-	1,  // 20: muster.executor.v1.ListedTask.state:type_name -> muster.executor.v1.ListedTask.State
-	43, // 21: muster.executor.v1.ListedTask.runtime:type_name -> muster.v1.RuntimeStatus
-	45, // 22: muster.executor.v1.LogsRequest.options:type_name -> muster.v1.LogOptions
-	44, // 23: muster.executor.v1.LogsResponse.timestamp:type_name -> google.protobuf.Timestamp
-	46, // 24: muster.executor.v1.LogsResponse.stream:type_name -> muster.v1.LogStream
-	44, // 25: muster.executor.v1.StatsResponse.at:type_name -> google.protobuf.Timestamp
-	38, // 26: muster.executor.v1.StatsResponse.cpu:type_name -> google.protobuf.Duration
-	32, // 27: muster.executor.v1.ExecRequest.start:type_name -> muster.executor.v1.ExecStart
-	33, // 28: muster.executor.v1.ExecRequest.resize:type_name -> muster.executor.v1.TerminalSize
-	33, // 29: muster.executor.v1.ExecStart.size:type_name -> muster.executor.v1.TerminalSize
-	43, // 30: muster.executor.v1.ObserveResponse.runtime:type_name -> muster.v1.RuntimeStatus
-	6,  // 31: muster.executor.v1.ExecutorService.Describe:input_type -> muster.executor.v1.DescribeRequest
-	8,  // 32: muster.executor.v1.ExecutorService.Prepare:input_type -> muster.executor.v1.PrepareRequest
-	10, // 33: muster.executor.v1.ExecutorService.Start:input_type -> muster.executor.v1.StartRequest
-	12, // 34: muster.executor.v1.ExecutorService.Wait:input_type -> muster.executor.v1.WaitRequest
-	14, // 35: muster.executor.v1.ExecutorService.Update:input_type -> muster.executor.v1.UpdateRequest
-	16, // 36: muster.executor.v1.ExecutorService.Shutdown:input_type -> muster.executor.v1.ShutdownRequest
-	18, // 37: muster.executor.v1.ExecutorService.Terminate:input_type -> muster.executor.v1.TerminateRequest
-	20, // 38: muster.executor.v1.ExecutorService.Remove:input_type -> muster.executor.v1.RemoveRequest
-	24, // 39: muster.executor.v1.ExecutorService.List:input_type -> muster.executor.v1.ListRequest
-	27, // 40: muster.executor.v1.ExecutorService.Logs:input_type -> muster.executor.v1.LogsRequest
-	29, // 41: muster.executor.v1.ExecutorService.Stats:input_type -> muster.executor.v1.StatsRequest
-	31, // 42: muster.executor.v1.ExecutorService.Exec:input_type -> muster.executor.v1.ExecRequest
-	35, // 43: muster.executor.v1.ExecutorService.Observe:input_type -> muster.executor.v1.ObserveRequest
-	22, // 44: muster.executor.v1.ExecutorService.Signal:input_type -> muster.executor.v1.SignalRequest
-	7,  // 45: muster.executor.v1.ExecutorService.Describe:output_type -> muster.executor.v1.DescribeResponse
-	9,  // 46: muster.executor.v1.ExecutorService.Prepare:output_type -> muster.executor.v1.PrepareResponse
-	11, // 47: muster.executor.v1.ExecutorService.Start:output_type -> muster.executor.v1.StartResponse
-	13, // 48: muster.executor.v1.ExecutorService.Wait:output_type -> muster.executor.v1.WaitResponse
-	15, // 49: muster.executor.v1.ExecutorService.Update:output_type -> muster.executor.v1.UpdateResponse
-	17, // 50: muster.executor.v1.ExecutorService.Shutdown:output_type -> muster.executor.v1.ShutdownResponse
-	19, // 51: muster.executor.v1.ExecutorService.Terminate:output_type -> muster.executor.v1.TerminateResponse
-	21, // 52: muster.executor.v1.ExecutorService.Remove:output_type -> muster.executor.v1.RemoveResponse
-	25, // 53: muster.executor.v1.ExecutorService.List:output_type -> muster.executor.v1.ListResponse
-	28, // 54: muster.executor.v1.ExecutorService.Logs:output_type -> muster.executor.v1.LogsResponse
-	30, // 55: muster.executor.v1.ExecutorService.Stats:output_type -> muster.executor.v1.StatsResponse
-	34, // 56: muster.executor.v1.ExecutorService.Exec:output_type -> muster.executor.v1.ExecResponse
-	36, // 57: muster.executor.v1.ExecutorService.Observe:output_type -> muster.executor.v1.ObserveResponse
-	23, // 58: muster.executor.v1.ExecutorService.Signal:output_type -> muster.executor.v1.SignalResponse
-	45, // [45:59] is the sub-list for method output_type
-	31, // [31:45] is the sub-list for method input_type
-	31, // [31:31] is the sub-list for extension type_name
-	31, // [31:31] is the sub-list for extension extendee
-	0,  // [0:31] is the sub-list for field type_name
+	42, // 16: muster.executor.v1.ShutdownRequest.grace_period:type_name -> google.protobuf.Duration
+	47, // 17: muster.executor.v1.ShutdownResponse.runtime:type_name -> muster.v1.RuntimeStatus
+	47, // 18: muster.executor.v1.TerminateResponse.runtime:type_name -> muster.v1.RuntimeStatus
+	49, // 19: muster.executor.v1.ListVolumesResponse.volumes:type_name -> muster.v1.NodeVolume
+	30, // 20: muster.executor.v1.ListResponse.tasks:type_name -> muster.executor.v1.ListedTask
+	1,  // 21: muster.executor.v1.ListedTask.state:type_name -> muster.executor.v1.ListedTask.State
+	47, // 22: muster.executor.v1.ListedTask.runtime:type_name -> muster.v1.RuntimeStatus
+	50, // 23: muster.executor.v1.LogsRequest.options:type_name -> muster.v1.LogOptions
+	48, // 24: muster.executor.v1.LogsResponse.timestamp:type_name -> google.protobuf.Timestamp
+	51, // 25: muster.executor.v1.LogsResponse.stream:type_name -> muster.v1.LogStream
+	48, // 26: muster.executor.v1.StatsResponse.at:type_name -> google.protobuf.Timestamp
+	42, // 27: muster.executor.v1.StatsResponse.cpu:type_name -> google.protobuf.Duration
+	36, // 28: muster.executor.v1.ExecRequest.start:type_name -> muster.executor.v1.ExecStart
+	37, // 29: muster.executor.v1.ExecRequest.resize:type_name -> muster.executor.v1.TerminalSize
+	37, // 30: muster.executor.v1.ExecStart.size:type_name -> muster.executor.v1.TerminalSize
+	47, // 31: muster.executor.v1.ObserveResponse.runtime:type_name -> muster.v1.RuntimeStatus
+	6,  // 32: muster.executor.v1.ExecutorService.Describe:input_type -> muster.executor.v1.DescribeRequest
+	8,  // 33: muster.executor.v1.ExecutorService.Prepare:input_type -> muster.executor.v1.PrepareRequest
+	10, // 34: muster.executor.v1.ExecutorService.Start:input_type -> muster.executor.v1.StartRequest
+	12, // 35: muster.executor.v1.ExecutorService.Wait:input_type -> muster.executor.v1.WaitRequest
+	14, // 36: muster.executor.v1.ExecutorService.Update:input_type -> muster.executor.v1.UpdateRequest
+	16, // 37: muster.executor.v1.ExecutorService.Shutdown:input_type -> muster.executor.v1.ShutdownRequest
+	18, // 38: muster.executor.v1.ExecutorService.Terminate:input_type -> muster.executor.v1.TerminateRequest
+	20, // 39: muster.executor.v1.ExecutorService.Remove:input_type -> muster.executor.v1.RemoveRequest
+	28, // 40: muster.executor.v1.ExecutorService.List:input_type -> muster.executor.v1.ListRequest
+	31, // 41: muster.executor.v1.ExecutorService.Logs:input_type -> muster.executor.v1.LogsRequest
+	33, // 42: muster.executor.v1.ExecutorService.Stats:input_type -> muster.executor.v1.StatsRequest
+	35, // 43: muster.executor.v1.ExecutorService.Exec:input_type -> muster.executor.v1.ExecRequest
+	39, // 44: muster.executor.v1.ExecutorService.Observe:input_type -> muster.executor.v1.ObserveRequest
+	22, // 45: muster.executor.v1.ExecutorService.Signal:input_type -> muster.executor.v1.SignalRequest
+	24, // 46: muster.executor.v1.ExecutorService.ListVolumes:input_type -> muster.executor.v1.ListVolumesRequest
+	26, // 47: muster.executor.v1.ExecutorService.RemoveVolume:input_type -> muster.executor.v1.RemoveVolumeRequest
+	7,  // 48: muster.executor.v1.ExecutorService.Describe:output_type -> muster.executor.v1.DescribeResponse
+	9,  // 49: muster.executor.v1.ExecutorService.Prepare:output_type -> muster.executor.v1.PrepareResponse
+	11, // 50: muster.executor.v1.ExecutorService.Start:output_type -> muster.executor.v1.StartResponse
+	13, // 51: muster.executor.v1.ExecutorService.Wait:output_type -> muster.executor.v1.WaitResponse
+	15, // 52: muster.executor.v1.ExecutorService.Update:output_type -> muster.executor.v1.UpdateResponse
+	17, // 53: muster.executor.v1.ExecutorService.Shutdown:output_type -> muster.executor.v1.ShutdownResponse
+	19, // 54: muster.executor.v1.ExecutorService.Terminate:output_type -> muster.executor.v1.TerminateResponse
+	21, // 55: muster.executor.v1.ExecutorService.Remove:output_type -> muster.executor.v1.RemoveResponse
+	29, // 56: muster.executor.v1.ExecutorService.List:output_type -> muster.executor.v1.ListResponse
+	32, // 57: muster.executor.v1.ExecutorService.Logs:output_type -> muster.executor.v1.LogsResponse
+	34, // 58: muster.executor.v1.ExecutorService.Stats:output_type -> muster.executor.v1.StatsResponse
+	38, // 59: muster.executor.v1.ExecutorService.Exec:output_type -> muster.executor.v1.ExecResponse
+	40, // 60: muster.executor.v1.ExecutorService.Observe:output_type -> muster.executor.v1.ObserveResponse
+	23, // 61: muster.executor.v1.ExecutorService.Signal:output_type -> muster.executor.v1.SignalResponse
+	25, // 62: muster.executor.v1.ExecutorService.ListVolumes:output_type -> muster.executor.v1.ListVolumesResponse
+	27, // 63: muster.executor.v1.ExecutorService.RemoveVolume:output_type -> muster.executor.v1.RemoveVolumeResponse
+	48, // [48:64] is the sub-list for method output_type
+	32, // [32:48] is the sub-list for method input_type
+	32, // [32:32] is the sub-list for extension type_name
+	32, // [32:32] is the sub-list for extension extendee
+	0,  // [0:32] is the sub-list for field type_name
 }
 
 func init() { file_muster_executor_v1_executor_proto_init() }
@@ -2753,12 +2937,12 @@ func file_muster_executor_v1_executor_proto_init() {
 	if File_muster_executor_v1_executor_proto != nil {
 		return
 	}
-	file_muster_executor_v1_executor_proto_msgTypes[29].OneofWrappers = []any{
+	file_muster_executor_v1_executor_proto_msgTypes[33].OneofWrappers = []any{
 		(*ExecRequest_Start)(nil),
 		(*ExecRequest_Stdin)(nil),
 		(*ExecRequest_Resize)(nil),
 	}
-	file_muster_executor_v1_executor_proto_msgTypes[32].OneofWrappers = []any{
+	file_muster_executor_v1_executor_proto_msgTypes[36].OneofWrappers = []any{
 		(*ExecResponse_Stdout)(nil),
 		(*ExecResponse_Stderr)(nil),
 		(*ExecResponse_ExitCode)(nil),
@@ -2769,7 +2953,7 @@ func file_muster_executor_v1_executor_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_muster_executor_v1_executor_proto_rawDesc), len(file_muster_executor_v1_executor_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   36,
+			NumMessages:   40,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

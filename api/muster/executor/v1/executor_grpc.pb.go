@@ -23,20 +23,22 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	ExecutorService_Describe_FullMethodName  = "/muster.executor.v1.ExecutorService/Describe"
-	ExecutorService_Prepare_FullMethodName   = "/muster.executor.v1.ExecutorService/Prepare"
-	ExecutorService_Start_FullMethodName     = "/muster.executor.v1.ExecutorService/Start"
-	ExecutorService_Wait_FullMethodName      = "/muster.executor.v1.ExecutorService/Wait"
-	ExecutorService_Update_FullMethodName    = "/muster.executor.v1.ExecutorService/Update"
-	ExecutorService_Shutdown_FullMethodName  = "/muster.executor.v1.ExecutorService/Shutdown"
-	ExecutorService_Terminate_FullMethodName = "/muster.executor.v1.ExecutorService/Terminate"
-	ExecutorService_Remove_FullMethodName    = "/muster.executor.v1.ExecutorService/Remove"
-	ExecutorService_List_FullMethodName      = "/muster.executor.v1.ExecutorService/List"
-	ExecutorService_Logs_FullMethodName      = "/muster.executor.v1.ExecutorService/Logs"
-	ExecutorService_Stats_FullMethodName     = "/muster.executor.v1.ExecutorService/Stats"
-	ExecutorService_Exec_FullMethodName      = "/muster.executor.v1.ExecutorService/Exec"
-	ExecutorService_Observe_FullMethodName   = "/muster.executor.v1.ExecutorService/Observe"
-	ExecutorService_Signal_FullMethodName    = "/muster.executor.v1.ExecutorService/Signal"
+	ExecutorService_Describe_FullMethodName     = "/muster.executor.v1.ExecutorService/Describe"
+	ExecutorService_Prepare_FullMethodName      = "/muster.executor.v1.ExecutorService/Prepare"
+	ExecutorService_Start_FullMethodName        = "/muster.executor.v1.ExecutorService/Start"
+	ExecutorService_Wait_FullMethodName         = "/muster.executor.v1.ExecutorService/Wait"
+	ExecutorService_Update_FullMethodName       = "/muster.executor.v1.ExecutorService/Update"
+	ExecutorService_Shutdown_FullMethodName     = "/muster.executor.v1.ExecutorService/Shutdown"
+	ExecutorService_Terminate_FullMethodName    = "/muster.executor.v1.ExecutorService/Terminate"
+	ExecutorService_Remove_FullMethodName       = "/muster.executor.v1.ExecutorService/Remove"
+	ExecutorService_List_FullMethodName         = "/muster.executor.v1.ExecutorService/List"
+	ExecutorService_Logs_FullMethodName         = "/muster.executor.v1.ExecutorService/Logs"
+	ExecutorService_Stats_FullMethodName        = "/muster.executor.v1.ExecutorService/Stats"
+	ExecutorService_Exec_FullMethodName         = "/muster.executor.v1.ExecutorService/Exec"
+	ExecutorService_Observe_FullMethodName      = "/muster.executor.v1.ExecutorService/Observe"
+	ExecutorService_Signal_FullMethodName       = "/muster.executor.v1.ExecutorService/Signal"
+	ExecutorService_ListVolumes_FullMethodName  = "/muster.executor.v1.ExecutorService/ListVolumes"
+	ExecutorService_RemoveVolume_FullMethodName = "/muster.executor.v1.ExecutorService/RemoveVolume"
 )
 
 // ExecutorServiceClient is the client API for ExecutorService service.
@@ -119,6 +121,12 @@ type ExecutorServiceClient interface {
 	// Signal sends a signal to the task's main process. It does not wait for what the
 	// process does then. Executors that do not say signals are not called.
 	Signal(ctx context.Context, in *SignalRequest, opts ...grpc.CallOption) (*SignalResponse, error)
+	// ListVolumes returns the volumes of this node that have names. Capability "volumes".
+	ListVolumes(ctx context.Context, in *ListVolumesRequest, opts ...grpc.CallOption) (*ListVolumesResponse, error)
+	// RemoveVolume removes a volume with its data. One that a task or anything else uses is
+	// not removed: FAILED_PRECONDITION says by what. NOT_FOUND if it is not there. Capability
+	// "volumes".
+	RemoveVolume(ctx context.Context, in *RemoveVolumeRequest, opts ...grpc.CallOption) (*RemoveVolumeResponse, error)
 }
 
 type executorServiceClient struct {
@@ -290,6 +298,26 @@ func (c *executorServiceClient) Signal(ctx context.Context, in *SignalRequest, o
 	return out, nil
 }
 
+func (c *executorServiceClient) ListVolumes(ctx context.Context, in *ListVolumesRequest, opts ...grpc.CallOption) (*ListVolumesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListVolumesResponse)
+	err := c.cc.Invoke(ctx, ExecutorService_ListVolumes_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *executorServiceClient) RemoveVolume(ctx context.Context, in *RemoveVolumeRequest, opts ...grpc.CallOption) (*RemoveVolumeResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RemoveVolumeResponse)
+	err := c.cc.Invoke(ctx, ExecutorService_RemoveVolume_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // ExecutorServiceServer is the server API for ExecutorService service.
 // All implementations must embed UnimplementedExecutorServiceServer
 // for forward compatibility.
@@ -370,6 +398,12 @@ type ExecutorServiceServer interface {
 	// Signal sends a signal to the task's main process. It does not wait for what the
 	// process does then. Executors that do not say signals are not called.
 	Signal(context.Context, *SignalRequest) (*SignalResponse, error)
+	// ListVolumes returns the volumes of this node that have names. Capability "volumes".
+	ListVolumes(context.Context, *ListVolumesRequest) (*ListVolumesResponse, error)
+	// RemoveVolume removes a volume with its data. One that a task or anything else uses is
+	// not removed: FAILED_PRECONDITION says by what. NOT_FOUND if it is not there. Capability
+	// "volumes".
+	RemoveVolume(context.Context, *RemoveVolumeRequest) (*RemoveVolumeResponse, error)
 	mustEmbedUnimplementedExecutorServiceServer()
 }
 
@@ -421,6 +455,12 @@ func (UnimplementedExecutorServiceServer) Observe(*ObserveRequest, grpc.ServerSt
 }
 func (UnimplementedExecutorServiceServer) Signal(context.Context, *SignalRequest) (*SignalResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Signal not implemented")
+}
+func (UnimplementedExecutorServiceServer) ListVolumes(context.Context, *ListVolumesRequest) (*ListVolumesResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListVolumes not implemented")
+}
+func (UnimplementedExecutorServiceServer) RemoveVolume(context.Context, *RemoveVolumeRequest) (*RemoveVolumeResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RemoveVolume not implemented")
 }
 func (UnimplementedExecutorServiceServer) mustEmbedUnimplementedExecutorServiceServer() {}
 func (UnimplementedExecutorServiceServer) testEmbeddedByValue()                         {}
@@ -670,6 +710,42 @@ func _ExecutorService_Signal_Handler(srv interface{}, ctx context.Context, dec f
 	return interceptor(ctx, in, info, handler)
 }
 
+func _ExecutorService_ListVolumes_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListVolumesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ExecutorServiceServer).ListVolumes(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ExecutorService_ListVolumes_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ExecutorServiceServer).ListVolumes(ctx, req.(*ListVolumesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ExecutorService_RemoveVolume_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RemoveVolumeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ExecutorServiceServer).RemoveVolume(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ExecutorService_RemoveVolume_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ExecutorServiceServer).RemoveVolume(ctx, req.(*RemoveVolumeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // ExecutorService_ServiceDesc is the grpc.ServiceDesc for ExecutorService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -720,6 +796,14 @@ var ExecutorService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Signal",
 			Handler:    _ExecutorService_Signal_Handler,
+		},
+		{
+			MethodName: "ListVolumes",
+			Handler:    _ExecutorService_ListVolumes_Handler,
+		},
+		{
+			MethodName: "RemoveVolume",
+			Handler:    _ExecutorService_RemoveVolume_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{
