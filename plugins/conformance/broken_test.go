@@ -65,6 +65,8 @@ func serve(how string) {
 		sdk.Serve(&flawedLogs{flawed})
 	case "Stats":
 		sdk.Serve(&flawedStats{flawed})
+	case "Volumes":
+		sdk.Serve(&flawedVolumes{flawed})
 	case "Exec":
 		sdk.Serve(&flawedExec{flawed})
 	case "Update", "none":
@@ -262,6 +264,12 @@ func (f *flawed) Observe(ctx context.Context, ref sdk.Ref, emit func(sdk.Observa
 	_, err = f.Wait(ctx, ref)
 	return err
 }
+
+// flawedVolumes removes volumes that are not there.
+type flawedVolumes struct{ *flawed }
+
+func (flawedVolumes) Volumes(context.Context) ([]*sdk.Volume, error) { return nil, nil }
+func (flawedVolumes) RemoveVolume(context.Context, string) error     { return nil }
 
 func (flawedLogs) Logs(context.Context, sdk.Ref, sdk.LogOptions, func(sdk.LogLine) error) error {
 	return nil

@@ -145,6 +145,7 @@ func Rules() []Rule {
 		{Name: "Groups", Asks: "containers of a group share a network namespace, and start before and after the main one", Needs: groups, noCall: true, Ends: true, test: (*suite).groups},
 		{Name: "Files", Asks: "a task sees its files, and other content after Update", Needs: files, noCall: true, Ends: true, test: (*suite).files},
 		{Name: "Signal", Asks: "Signal reaches the main process of a running task", Needs: signals, Ends: true, test: (*suite).signals},
+		{Name: "Volumes", Asks: "a volume with a name outlives its task, and is removed only when no task uses it", Needs: volumes, Ends: true, test: (*suite).volumes},
 		{Name: "DiesWithItsHost", Asks: "the process ends when its worker dies", test: (*suite).closes},
 	}
 }
@@ -446,6 +447,7 @@ const (
 	groups  = "groups"
 	files   = "files"
 	signals = "signals"
+	volumes = "volumes"
 )
 
 // capabilities returns those of an executor as a worker reports them.

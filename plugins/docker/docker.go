@@ -93,6 +93,8 @@ var (
 	_ sdk.Updater     = (*Executor)(nil)
 	_ sdk.Signaler    = (*Executor)(nil)
 
+	_ sdk.VolumeKeeper = (*Executor)(nil)
+
 	_ sdk.NetworkProvider = (*Executor)(nil)
 )
 

@@ -11,7 +11,10 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/mount"
+	"github.com/docker/docker/api/types/volume"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/plugins/sdk"
@@ -119,6 +122,73 @@ func (e *Executor) checkVolumes(ctx context.Context, specs []*musterv1.Mount) er
 		case name == localDriver && len(driver.GetOptions()) > 0 && !maps.Equal(found.Options, driver.GetOptions()):
 			return refuse("options", fmt.Sprintf("options %q", found.Options))
 		}
+	}
+	return nil
+}
+
+// Volumes implements [sdk.VolumeKeeper].
+func (e *Executor) Volumes(ctx context.Context) ([]*sdk.Volume, error) {
+	if err := e.connect(ctx); err != nil {
+		return nil, err
+	}
+	listed, err := e.engine.VolumeList(ctx, volume.ListOptions{})
+	if err != nil {
+		return nil, engineError(fmt.Errorf("list the volumes: %w", err))
+	}
+	users, err := e.volumeUsers(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var all []*sdk.Volume
+	for _, v := range listed.Volumes {
+		tasks, used := users[v.Name]
+		slices.Sort(tasks)
+		one := &sdk.Volume{
+			Name: v.Name, Driver: v.Driver, Labels: v.Labels, Options: v.Options, InUse: used, MadeByTask: v.Labels[labelNodeID] != "", TaskIds: slices.Compact(tasks),
+		}
+		if at := engineTime(v.CreatedAt); !at.IsZero() {
+			one.CreatedAt = timestamppb.New(at)
+		}
+		all = append(all, one)
+	}
+	return all, nil
+}
+
+// volumeUsers returns the ids of the tasks that use volumes, by volume. A volume that only
+// other containers use has none.
+func (e *Executor) volumeUsers(ctx context.Context) (map[string][]string, error) {
+	containers, err := e.engine.ContainerList(ctx, container.ListOptions{All: true})
+	if err != nil {
+		return nil, engineError(fmt.Errorf("list the containers: %w", err))
+	}
+	users := map[string][]string{}
+	for _, c := range containers {
+		for _, m := range c.Mounts {
+			if m.Type != mount.TypeVolume {
+				continue
+			}
+			users[m.Name] = append(users[m.Name], []string{}...)
+			if id := c.Labels[labelTaskID]; id != "" {
+				users[m.Name] = append(users[m.Name], id)
+			}
+		}
+	}
+	return users, nil
+}
+
+// RemoveVolume implements [sdk.VolumeKeeper].
+func (e *Executor) RemoveVolume(ctx context.Context, name string) error {
+	if err := e.connect(ctx); err != nil {
+		return err
+	}
+	err := e.engine.VolumeRemove(ctx, name, false)
+	switch {
+	case isNotFound(err):
+		return sdk.NoVolume(name)
+	case isConflict(err):
+		return sdk.VolumeInUse(name, err)
+	case err != nil:
+		return engineError(fmt.Errorf("remove volume %s: %w", name, err))
 	}
 	return nil
 }

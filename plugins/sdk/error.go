@@ -41,6 +41,16 @@ func NotFound(taskID string) error {
 	return &wire.Error{Code: codes.NotFound, Err: fmt.Errorf("no task %q here", taskID)}
 }
 
+// NoVolume says that the node has no volume of a name.
+func NoVolume(name string) error {
+	return &wire.Error{Code: codes.NotFound, Err: fmt.Errorf("no volume %q here", name)}
+}
+
+// VolumeInUse says that a volume is not removed because something uses it.
+func VolumeInUse(name string, err error) error {
+	return &wire.Error{Code: codes.FailedPrecondition, Err: fmt.Errorf("volume %q is in use: %w", name, err)}
+}
+
 // NotStarted returns an error that says that a task exists and was never started, so that
 // there is no end to wait for.
 func NotStarted(taskID string) error {

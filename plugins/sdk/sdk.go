@@ -4,7 +4,8 @@
 //	func main() { sdk.Serve(myexecutor.New()) }
 //
 // where New returns an [Executor]. An executor has more abilities if it implements further
-// interfaces: [Updater], [LogStreamer], [Statser], [Execer], [Observer], [Signaler].
+// interfaces: [Updater], [LogStreamer], [Statser], [Execer], [Observer], [Signaler],
+// [VolumeKeeper].
 // [Networker] and [NetworkProvider] are for tasks that are attached to networks. Whether
 // they work depends on the machine, so Describe states them. The same holds for containers
 // of task groups ([Task].SharesNetworkOf, [Description].TaskGroups), and for files that the
@@ -58,6 +59,8 @@ type (
 	Port = musterv1.PortConfig
 	// Network is the network of a networked task.
 	Network = executorv1.TaskNetwork
+	// Volume is a volume of the node.
+	Volume = musterv1.NodeVolume
 	// File is a file that the worker provides for a task.
 	File = executorv1.TaskFile
 )
@@ -99,6 +102,15 @@ type Signaler interface {
 	// Signal sends a signal, by a name such as "SIGHUP" or a number. It does not wait for
 	// its effect.
 	Signal(ctx context.Context, ref Ref, signal string) error
+}
+
+// VolumeKeeper is an executor whose node has volumes with names, which outlive tasks.
+type VolumeKeeper interface {
+	// Volumes returns all volumes that have names.
+	Volumes(ctx context.Context) ([]*Volume, error)
+	// RemoveVolume removes a volume with its data. It returns [NoVolume] if there is none
+	// of the name, and [VolumeInUse] if a task or anything else uses it.
+	RemoveVolume(ctx context.Context, name string) error
 }
 
 // LogStreamer is an executor that keeps its tasks' output.

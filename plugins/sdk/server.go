@@ -51,6 +51,7 @@ func (s *server) Describe(ctx context.Context, _ *executorv1.DescribeRequest) (*
 		"exec":    implements[Execer](s.executor),
 		"update":  implements[Updater](s.executor),
 		"observe": implements[Observer](s.executor),
+		"volumes": implements[VolumeKeeper](s.executor),
 	} {
 		if has && !slices.Contains(description.GetCapabilities(), capability) {
 			description.Capabilities = append(description.Capabilities, capability)
@@ -249,6 +250,32 @@ func (s *server) Signal(ctx context.Context, request *executorv1.SignalRequest) 
 		return nil, wire.ToStatus(err, temporary)
 	}
 	return &executorv1.SignalResponse{}, nil
+}
+
+func (s *server) ListVolumes(ctx context.Context, _ *executorv1.ListVolumesRequest) (*executorv1.ListVolumesResponse, error) {
+	keeper, ok := s.executor.(VolumeKeeper)
+	if !ok {
+		return nil, lacks("volumes")
+	}
+	volumes, err := keeper.Volumes(ctx)
+	if err != nil {
+		return nil, wire.ToStatus(err, temporary)
+	}
+	return &executorv1.ListVolumesResponse{Volumes: volumes}, nil
+}
+
+func (s *server) RemoveVolume(ctx context.Context, request *executorv1.RemoveVolumeRequest) (*executorv1.RemoveVolumeResponse, error) {
+	keeper, ok := s.executor.(VolumeKeeper)
+	if !ok {
+		return nil, lacks("volumes")
+	}
+	if request.GetName() == "" {
+		return nil, wire.ToStatus(SpecFault("name", errors.New("it is empty")), fatal)
+	}
+	if err := keeper.RemoveVolume(ctx, request.GetName()); err != nil {
+		return nil, wire.ToStatus(err, temporary)
+	}
+	return &executorv1.RemoveVolumeResponse{}, nil
 }
 
 func (s *server) Stats(ctx context.Context, request *executorv1.StatsRequest) (*executorv1.StatsResponse, error) {
