@@ -54,6 +54,14 @@ type Executor interface {
 	Observe(ctx context.Context, ref Ref, emit func(*Observation) error) error
 }
 
+// VolumeKeeper is an executor whose node has volumes with names. Capability "volumes".
+type VolumeKeeper interface {
+	// Volumes returns all volumes.
+	Volumes(ctx context.Context) ([]*musterv1.NodeVolume, error)
+	// RemoveVolume removes a volume that nothing uses, with its data.
+	RemoveVolume(ctx context.Context, name string) error
+}
+
 // About is what an executor says of itself.
 type About struct {
 	Name, Version string
@@ -120,6 +128,8 @@ const (
 	GivesFiles = "files"
 	// DeliversSignals is the capability of an executor that delivers signals.
 	DeliversSignals = "signals"
+	// KeepsVolumes is the capability of a [VolumeKeeper].
+	KeepsVolumes = "volumes"
 	// VolumeDriver begins the capability of an executor that has a volume driver.
 	VolumeDriver = "volume."
 )

@@ -2,6 +2,7 @@ package pluginhost
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -86,6 +87,31 @@ func (c *calls) Remove(ctx context.Context, ref executor.Ref) error {
 
 func (c *calls) Signal(ctx context.Context, ref executor.Ref, signal string) error {
 	return do(ctx, c, func(e executor.Executor) error { return e.Signal(ctx, ref, signal) })
+}
+
+var _ executor.VolumeKeeper = (*calls)(nil)
+
+// errNoVolumes is the error of an executor that keeps no volumes.
+func errNoVolumes() error {
+	return &executor.Error{Code: codes.Unimplemented, Err: errors.New("the executor keeps no volumes")}
+}
+
+func (c *calls) Volumes(ctx context.Context) ([]*musterv1.NodeVolume, error) {
+	return call(ctx, c, func(e executor.Executor) ([]*musterv1.NodeVolume, error) {
+		if keeper, ok := e.(executor.VolumeKeeper); ok {
+			return keeper.Volumes(ctx)
+		}
+		return nil, errNoVolumes()
+	})
+}
+
+func (c *calls) RemoveVolume(ctx context.Context, name string) error {
+	return do(ctx, c, func(e executor.Executor) error {
+		if keeper, ok := e.(executor.VolumeKeeper); ok {
+			return keeper.RemoveVolume(ctx, name)
+		}
+		return errNoVolumes()
+	})
 }
 
 func (c *calls) List(ctx context.Context, node string) ([]executor.Listed, error) {

@@ -1,4 +1,5 @@
-// Package probes has connected workers try whether services are reached on networks.
+// Package probes has connected workers try whether services are reached on networks, and
+// list and remove their volumes.
 //
 // A [Broker] serves apid. A [Worker] is a connected worker as the broker sees it. A worker
 // tries one service at a time.
@@ -13,6 +14,7 @@ import (
 	"golang.org/x/sync/semaphore"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
 	"github.com/musterhq/muster/dispatcherd/internal/bounds"
@@ -29,6 +31,9 @@ const (
 	// bytes of each text.
 	mostChecks = 2_000
 	mostText   = 512
+	// mostVolumes and mostVolumeBytes bound the volumes that a worker may list.
+	mostVolumes     = 5_000
+	mostVolumeBytes = 2 << 20
 )
 
 // Sender sends messages to a worker, in order. Send does not block.
@@ -58,11 +63,15 @@ func (b *Broker) Probe(ctx context.Context, req *dispatcherv1.ProbeRequest) (*di
 		return nil, calls.ErrStopping
 	}
 	defer b.calls.Leave()
-	if err := errors.Join(bounds.CheckID("node_id", req.NodeId), bounds.CheckID("network_id", req.NetworkId), bounds.CheckID("service_id", req.ServiceId)); err != nil {
+	err := bounds.CheckID("node_id", req.NodeId)
+	if req.Volumes == nil {
+		err = errors.Join(err, bounds.CheckID("network_id", req.NetworkId), bounds.CheckID("service_id", req.ServiceId))
+	}
+	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
 	if !b.open.TryAcquire(1) {
-		return nil, status.Errorf(codes.ResourceExhausted, "%d nodes are testing networks at the moment; try again soon", mostAtOnce)
+		return nil, status.Errorf(codes.ResourceExhausted, "%d nodes are asked something at the moment; try again soon", mostAtOnce)
 	}
 	defer b.open.Release(1)
 	b.mu.Lock()
@@ -71,13 +80,13 @@ func (b *Broker) Probe(ctx context.Context, req *dispatcherv1.ProbeRequest) (*di
 	if w == nil {
 		return nil, notConnected(req.NodeId)
 	}
-	result, id, err := w.begin()
+	result, id, err := w.begin(req.Volumes != nil)
 	if err != nil {
 		return nil, err
 	}
 	defer w.end(id)
 	w.sender.Send(&dispatcherv1.SessionResponse{Message: &dispatcherv1.SessionResponse_ProbeOrder{ProbeOrder: &dispatcherv1.ProbeOrder{
-		ProbeId: id, NetworkId: req.NetworkId, ServiceId: req.ServiceId,
+		ProbeId: id, NetworkId: req.NetworkId, ServiceId: req.ServiceId, Volumes: req.Volumes,
 	}}})
 	limit := time.NewTimer(answerTimeout)
 	defer limit.Stop()
@@ -89,7 +98,7 @@ func (b *Broker) Probe(ctx context.Context, req *dispatcherv1.ProbeRequest) (*di
 		case r.Error != "":
 			return nil, status.Errorf(codes.FailedPrecondition, "node %s cannot test the network: %s", req.NodeId, r.Error)
 		}
-		return &dispatcherv1.ProbeResponse{Response: r.Response}, nil
+		return &dispatcherv1.ProbeResponse{Response: r.Response, Volumes: r.Volumes}, nil
 	case <-limit.C:
 		return nil, status.Errorf(codes.DeadlineExceeded, "node %s did not answer within %s", req.NodeId, answerTimeout)
 	case <-ctx.Done():
@@ -110,19 +119,25 @@ type Worker struct {
 
 	mu     sync.Mutex
 	node   string
-	able   bool
+	able   Abilities
 	closed bool
-	// id is that of the open probe, and result receives its result.
-	id     string
-	result chan *dispatcherv1.ProbeResult
+	// open are the open probes by id, which receive their results, and testing is the id of
+	// the one that tests a network.
+	open    map[string]chan *dispatcherv1.ProbeResult
+	testing string
 }
 
+// Abilities say what a worker answers.
+type Abilities struct{ Networks, Volumes bool }
+
 // NewWorker returns a worker that is not connected yet.
-func (b *Broker) NewWorker(sender Sender) *Worker { return &Worker{broker: b, sender: sender} }
+func (b *Broker) NewWorker(sender Sender) *Worker {
+	return &Worker{broker: b, sender: sender, open: map[string]chan *dispatcherv1.ProbeResult{}}
+}
 
 // Connect makes the worker its node's. It replaces an earlier session of the node. Able
-// says that the worker answers.
-func (w *Worker) Connect(node string, able bool) {
+// says what the worker answers.
+func (w *Worker) Connect(node string, able Abilities) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.closed {
@@ -134,15 +149,15 @@ func (w *Worker) Connect(node string, able bool) {
 	w.broker.workers[node] = w
 }
 
-// Close ends the open probe.
+// Close ends the open probes.
 func (w *Worker) Close() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.closed = true
-	if w.result != nil {
-		close(w.result)
-		w.id, w.result = "", nil
+	for _, result := range w.open {
+		close(result)
 	}
+	clear(w.open)
 	w.broker.mu.Lock()
 	defer w.broker.mu.Unlock()
 	if w.broker.workers[w.node] == w {
@@ -154,16 +169,24 @@ func (w *Worker) Close() {
 func (w *Worker) Deliver(r *dispatcherv1.ProbeResult) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.result != nil && r.ProbeId == w.id {
+	if result := w.open[r.ProbeId]; result != nil {
 		bound(r)
-		w.result <- r
-		w.id, w.result = "", nil
+		result <- r
+		w.forget(r.ProbeId)
 	}
 }
 
 // bound limits a result, whatever the worker says.
 func bound(r *dispatcherv1.ProbeResult) {
 	r.Error = bounds.Clip(r.Error, mostText)
+	if v := r.Volumes; v != nil {
+		v.Error = bounds.Clip(v.Error, mostText)
+		for i, size := 0, 0; i < len(v.Volumes); i++ {
+			if size += proto.Size(v.Volumes[i]); i >= mostVolumes || size > mostVolumeBytes {
+				v.Volumes = v.Volumes[:i]
+			}
+		}
+	}
 	if r.Response == nil {
 		return
 	}
@@ -181,26 +204,38 @@ func bound(r *dispatcherv1.ProbeResult) {
 	}
 }
 
-func (w *Worker) begin() (result <-chan *dispatcherv1.ProbeResult, id string, err error) {
+func (w *Worker) begin(volumes bool) (result <-chan *dispatcherv1.ProbeResult, id string, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	switch {
 	case w.closed:
 		return nil, "", notConnected(w.node)
-	case !w.able:
+	case volumes && !w.able.Volumes:
+		return nil, "", status.Errorf(codes.Unimplemented, "the worker of node %s is of a version that does not list volumes: upgrade it", w.node)
+	case !volumes && !w.able.Networks:
 		return nil, "", status.Errorf(codes.Unimplemented, "the worker of node %s is of a version that cannot test networks: upgrade it", w.node)
-	case w.result != nil:
+	case !volumes && w.testing != "":
 		return nil, "", status.Errorf(codes.ResourceExhausted, "node %s is testing a network at the moment; try again soon", w.node)
 	}
-	w.id, w.result = state.NewID(), make(chan *dispatcherv1.ProbeResult, 1)
-	return w.result, w.id, nil
+	id, ended := state.NewID(), make(chan *dispatcherv1.ProbeResult, 1)
+	w.open[id] = ended
+	if !volumes {
+		w.testing = id
+	}
+	return ended, id, nil
 }
 
 // end lets the worker try something else. Its late result is dropped.
 func (w *Worker) end(id string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.id == id {
-		w.id, w.result = "", nil
+	w.forget(id)
+}
+
+// forget requires that the lock is held.
+func (w *Worker) forget(id string) {
+	delete(w.open, id)
+	if w.testing == id {
+		w.testing = ""
 	}
 }

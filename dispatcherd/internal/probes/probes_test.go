@@ -59,7 +59,7 @@ func TestProbeReturnsTheAnswerOfTheWorker(t *testing.T) {
 	inBubble(t, func(b *probes.Broker, probe func() <-chan answer) {
 		s := session{make(chan *dispatcherv1.ProbeOrder, 1)}
 		w := b.NewWorker(s)
-		w.Connect("n1", true)
+		w.Connect("n1", probes.Abilities{Networks: true})
 		ended := probe()
 		order := <-s.sent
 		if order.GetNetworkId() != "net" || order.GetServiceId() != "svc" {
@@ -83,7 +83,7 @@ func TestAnswersOfWorkersAreBounded(t *testing.T) {
 	inBubble(t, func(b *probes.Broker, probe func() <-chan answer) {
 		s := session{make(chan *dispatcherv1.ProbeOrder, 1)}
 		w := b.NewWorker(s)
-		w.Connect("n1", true)
+		w.Connect("n1", probes.Abilities{Networks: true})
 		ended := probe()
 		long := strings.Repeat("x", 1<<20)
 		response := &networkv1.ProbeResponse{Source: long, Checks: make([]*musterv1.NetworkCheck, 100_000)}
@@ -111,7 +111,7 @@ func TestProbeOfASilentWorkerEnds(t *testing.T) {
 	inBubble(t, func(b *probes.Broker, probe func() <-chan answer) {
 		s := session{make(chan *dispatcherv1.ProbeOrder, 1)}
 		w := b.NewWorker(s)
-		w.Connect("n1", true)
+		w.Connect("n1", probes.Abilities{Networks: true})
 		ended := probe()
 		late := <-s.sent
 		wantCode(t, <-ended, codes.DeadlineExceeded)
@@ -126,7 +126,7 @@ func TestProbeOfASilentWorkerEnds(t *testing.T) {
 func TestProbeOfAWorkerThatCannotIsRefused(t *testing.T) {
 	inBubble(t, func(b *probes.Broker, probe func() <-chan answer) {
 		wantCode(t, <-probe(), codes.Unavailable)
-		b.NewWorker(session{}).Connect("n1", false)
+		b.NewWorker(session{}).Connect("n1", probes.Abilities{Volumes: true})
 		wantCode(t, <-probe(), codes.Unimplemented)
 	})
 }

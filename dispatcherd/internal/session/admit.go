@@ -15,6 +15,7 @@ import (
 	"github.com/musterhq/muster/dispatcherd/internal/bounds"
 	"github.com/musterhq/muster/dispatcherd/internal/calls"
 	"github.com/musterhq/muster/dispatcherd/internal/liveness"
+	"github.com/musterhq/muster/dispatcherd/internal/probes"
 	"github.com/musterhq/muster/internal/auth"
 	"github.com/musterhq/muster/internal/store"
 )
@@ -48,7 +49,7 @@ func (v *Server) admit(s *session, hello *dispatcherv1.Hello) (*dispatcherv1.Ses
 			if err == nil {
 				s.sendWelcome()
 				s.logs.Connect(s.worker.Node)
-				s.probes.Connect(s.worker.Node, hello.AnswersProbes)
+				s.probes.Connect(s.worker.Node, probes.Abilities{Networks: hello.AnswersProbes, Volumes: hello.AnswersVolumes})
 				return nil, nil
 			}
 			var contested *liveness.ContestedError

@@ -27,6 +27,8 @@ type service interface {
 	Remove(context.Context, *executorv1.RemoveRequest) (*executorv1.RemoveResponse, error)
 	List(context.Context, *executorv1.ListRequest) (*executorv1.ListResponse, error)
 	Signal(context.Context, *executorv1.SignalRequest) (*executorv1.SignalResponse, error)
+	ListVolumes(context.Context, *executorv1.ListVolumesRequest) (*executorv1.ListVolumesResponse, error)
+	RemoveVolume(context.Context, *executorv1.RemoveVolumeRequest) (*executorv1.RemoveVolumeResponse, error)
 	logs(context.Context, *executorv1.LogsRequest, func(*executorv1.LogsResponse) error) error
 	observe(context.Context, *executorv1.ObserveRequest, func(*executorv1.ObserveResponse) error) error
 }
@@ -34,7 +36,10 @@ type service interface {
 // adapter is an executor that speaks the contract.
 type adapter struct{ service service }
 
-var _ executor.Executor = (*adapter)(nil)
+var (
+	_ executor.Executor     = (*adapter)(nil)
+	_ executor.VolumeKeeper = (*adapter)(nil)
+)
 
 // ErrorOf returns an error of the contract in the worker's terms. The error of a call
 // that its caller has ended decides nothing, and reading it would cost much.
@@ -142,6 +147,16 @@ func (a *adapter) Remove(ctx context.Context, ref executor.Ref) error {
 
 func (a *adapter) Signal(ctx context.Context, ref executor.Ref, signal string) error {
 	_, err := a.service.Signal(ctx, &executorv1.SignalRequest{TaskId: ref.TaskID, Handle: ref.Handle, Signal: signal})
+	return ErrorOf(ctx, err)
+}
+
+func (a *adapter) Volumes(ctx context.Context) ([]*musterv1.NodeVolume, error) {
+	res, err := a.service.ListVolumes(ctx, &executorv1.ListVolumesRequest{})
+	return res.GetVolumes(), ErrorOf(ctx, err)
+}
+
+func (a *adapter) RemoveVolume(ctx context.Context, name string) error {
+	_, err := a.service.RemoveVolume(ctx, &executorv1.RemoveVolumeRequest{Name: name})
 	return ErrorOf(ctx, err)
 }
 

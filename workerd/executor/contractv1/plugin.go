@@ -68,6 +68,14 @@ func (r *remote) Signal(ctx context.Context, req *executorv1.SignalRequest) (*ex
 	return r.client.Signal(ctx, req)
 }
 
+func (r *remote) ListVolumes(ctx context.Context, req *executorv1.ListVolumesRequest) (*executorv1.ListVolumesResponse, error) {
+	return r.client.ListVolumes(ctx, req)
+}
+
+func (r *remote) RemoveVolume(ctx context.Context, req *executorv1.RemoveVolumeRequest) (*executorv1.RemoveVolumeResponse, error) {
+	return r.client.RemoveVolume(ctx, req)
+}
+
 func (r *remote) logs(ctx context.Context, req *executorv1.LogsRequest, send func(*executorv1.LogsResponse) error) error {
 	return receive(ctx, r.client.Logs, req, send)
 }

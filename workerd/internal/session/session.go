@@ -66,6 +66,13 @@ type Describer interface {
 	Description() (*musterv1.NodeDescription, <-chan struct{})
 }
 
+// Volumes are those of the node.
+type Volumes interface {
+	// List returns the volumes that it finds also if there is an error.
+	List(ctx context.Context) ([]*musterv1.NodeVolume, error)
+	Remove(ctx context.Context, name string) error
+}
+
 // Config is what a client needs.
 type Config struct {
 	NodeID string
@@ -84,6 +91,8 @@ type Config struct {
 	Connected func(local net.Addr, dispatchers []string)
 	// Probe tries whether a service is reached on a network.
 	Probe func(ctx context.Context, network, service string) (*network.ProbeResponse, error)
+	// Volumes lists and removes the volumes of the node.
+	Volumes Volumes
 	// WelcomeTimeout bounds the time from dialling to the dispatcher's answer.
 	WelcomeTimeout time.Duration
 	// AckTimeout bounds the time that a report may go without being

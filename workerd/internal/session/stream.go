@@ -138,7 +138,7 @@ func (s *stream) open(ctx, inner context.Context, cancel context.CancelCauseFunc
 	// An error of Send is only io.EOF; Recv tells what it was.
 	_ = s.grpc.Send(&dispatcherv1.SessionRequest{Message: &dispatcherv1.SessionRequest_Hello{Hello: &dispatcherv1.Hello{
 		NodeId: s.c.cfg.NodeID, Description: s.told, InstanceId: s.c.cfg.Instance, Tasks: uint32(tasks),
-		AssignmentProtocol: dependencies.Protocol, AnswersProbes: true,
+		AssignmentProtocol: dependencies.Protocol, AnswersProbes: true, AnswersVolumes: s.c.cfg.Volumes != nil,
 	}}})
 	first, err := s.grpc.Recv()
 	if err != nil {
