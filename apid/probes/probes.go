@@ -14,6 +14,7 @@ import (
 
 	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
 	networkv1 "github.com/musterhq/muster/api/muster/network/v1"
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
 )
 
 const (
@@ -36,22 +37,58 @@ func NewProber(owner func(node string) (string, bool), dial func(string) (*grpc.
 }
 
 // Probe has a node try whether a service is reached on a network.
-func (p *Prober) Probe(ctx context.Context, node, network, service string) (response *networkv1.ProbeResponse, err error) {
+func (p *Prober) Probe(ctx context.Context, node, network, service string) (*networkv1.ProbeResponse, error) {
+	resp, err := p.ask(ctx, &dispatcherv1.ProbeRequest{NodeId: node, NetworkId: network, ServiceId: service})
+	return resp.GetResponse(), err
+}
+
+// Volumes returns the volumes of a node.
+func (p *Prober) Volumes(ctx context.Context, node string) ([]*musterv1.NodeVolume, error) {
+	resp, err := p.ask(ctx, &dispatcherv1.ProbeRequest{NodeId: node, Volumes: &dispatcherv1.VolumeOrder{}})
+	if err == nil {
+		err = volumeError(resp.GetVolumes())
+	}
+	return resp.GetVolumes().GetVolumes(), err
+}
+
+// RemoveVolume removes a volume of a node.
+func (p *Prober) RemoveVolume(ctx context.Context, node, name string) error {
+	resp, err := p.ask(ctx, &dispatcherv1.ProbeRequest{NodeId: node, Volumes: &dispatcherv1.VolumeOrder{Remove: name}})
+	if err != nil {
+		return err
+	}
+	return volumeError(resp.GetVolumes())
+}
+
+// volumeError returns what a node says about volumes that it could not list or remove.
+func volumeError(r *dispatcherv1.VolumeResult) error {
+	if r.GetError() == "" {
+		return nil
+	}
+	code := codes.Code(r.GetCode())
+	switch code {
+	case codes.NotFound, codes.FailedPrecondition, codes.Unavailable, codes.Unimplemented, codes.InvalidArgument:
+	default:
+		code = codes.Unavailable
+	}
+	return status.Error(code, r.GetError())
+}
+
+func (p *Prober) ask(ctx context.Context, req *dispatcherv1.ProbeRequest) (response *dispatcherv1.ProbeResponse, err error) {
 	if !p.open.TryAcquire(1) {
-		return nil, status.Errorf(codes.ResourceExhausted, "%d network tests are running at the moment; try again soon", mostAtOnce)
+		return nil, status.Errorf(codes.ResourceExhausted, "%d nodes are asked something at the moment; try again soon", mostAtOnce)
 	}
 	defer p.open.Release(1)
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	address, ok := p.owner(node)
+	address, ok := p.owner(req.NodeId)
 	if !ok {
-		return nil, status.Errorf(codes.Unavailable, "no dispatcher serves node %s at the moment; try again soon", node)
+		return nil, status.Errorf(codes.Unavailable, "no dispatcher serves node %s at the moment; try again soon", req.NodeId)
 	}
 	conn, err := p.dial(address)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, conn.Close()) }()
-	resp, err := dispatcherv1.NewProbeServiceClient(conn).Probe(ctx, &dispatcherv1.ProbeRequest{NodeId: node, NetworkId: network, ServiceId: service})
-	return resp.GetResponse(), err
+	return dispatcherv1.NewProbeServiceClient(conn).Probe(ctx, req)
 }
