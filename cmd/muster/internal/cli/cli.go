@@ -49,7 +49,7 @@ type CLI struct {
 // to the root command.
 func (c *CLI) AddCommands(root *cobra.Command) {
 	var commands []*cobra.Command
-	commands = append(commands, c.service(), c.task(), c.ps(), c.logs(), c.node(), c.network(), c.config(), c.secret(), c.stack(), c.up(), c.plugin(), c.events(), c.cluster(), c.tokens(), c.certificates(), c.login(), c.contexts(), c.version())
+	commands = append(commands, c.service(), c.task(), c.ps(), c.logs(), c.node(), c.network(), c.volume(), c.config(), c.secret(), c.stack(), c.up(), c.plugin(), c.events(), c.cluster(), c.tokens(), c.certificates(), c.login(), c.contexts(), c.version())
 	for _, cmd := range commands {
 		cmd.GroupID = "cluster"
 		fs := cmd.PersistentFlags()
