@@ -157,7 +157,7 @@ func New(env daemon.Env, cfg Config) (*Daemon, error) {
 	if err := env.Metrics.Register(watchers); err != nil {
 		return nil, fmt.Errorf("apid: register metrics: %w", err)
 	}
-	d := &Daemon{store: st, view: objects.New(st, tables, cfg.remember)}
+	d := &Daemon{store: st, view: objects.New(st, tables, cfg.Keys, cfg.remember)}
 	d.backend = backend.New(backend.Options{
 		Store: st, Tables: tables, View: d.view, Log: env.Logger, WriteTimeout: writeTimeout, ReadyTimeout: readyTimeout,
 	})

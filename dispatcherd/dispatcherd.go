@@ -38,6 +38,7 @@ import (
 
 	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
+	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/dispatcherd/internal/assignments"
 	"github.com/musterhq/muster/dispatcherd/internal/calls"
 	"github.com/musterhq/muster/dispatcherd/internal/liveness"
@@ -87,6 +88,15 @@ func (d *Daemon) OpenSecret(id string, record *recordv1.Secret, sealed []byte) (
 		d.log.Error("failed to open secret; tasks that need it wait", zap.String("secret", id), zap.Error(err))
 	}
 	return data, err
+}
+
+// OpenSpec opens the values of a task spec that a worker is about to be sent.
+func (d *Daemon) OpenSpec(id string, record *recordv1.Spec) (*musterv1.TaskSpec, error) {
+	spec, err := d.keys.OpenSpec(id, record)
+	if err != nil {
+		d.log.Error("failed to open task spec; its tasks wait", zap.String("spec", id), zap.Error(err))
+	}
+	return spec, err
 }
 
 // New returns a dispatcher and registers its services. It starts nothing.

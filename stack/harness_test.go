@@ -22,6 +22,7 @@ import (
 	"github.com/musterhq/muster/apid/backend/backendtest"
 	"github.com/musterhq/muster/apid/control"
 	"github.com/musterhq/muster/apid/sealing"
+	clusterstatus "github.com/musterhq/muster/apid/status"
 	"github.com/musterhq/muster/apid/tokens"
 	"github.com/musterhq/muster/internal/seal"
 	"github.com/musterhq/muster/internal/state"
@@ -42,16 +43,21 @@ func run(t *testing.T, test func(t *testing.T, c *cluster)) {
 	synctest.Test(t, func(t *testing.T) { test(t, start(t)) })
 }
 
+// alone finds no other daemons.
+type alone struct{}
+
+func (alone) Look(context.Context) clusterstatus.Findings { return clusterstatus.Findings{} }
+
 func start(t *testing.T) *cluster {
 	t.Helper()
 	keys, err := seal.MakeKeys(filepath.Join(t.TempDir(), "cluster.key"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := backendtest.Start(t)
+	b := backendtest.StartSealed(t, keys)
 	sealer := sealing.New(b, keys, nil)
 	c := &cluster{t: t, Server: control.New(b, control.Options{
-		Tokens: tokens.New(b), Authority: authority.New(b, authority.Options{Sealer: sealer}), Sealer: sealer, Watchers: prometheus.NewGauge(prometheus.GaugeOpts{}),
+		Tokens: tokens.New(b), Authority: authority.New(b, authority.Options{Sealer: sealer, Looker: alone{}}), Sealer: sealer, Watchers: prometheus.NewGauge(prometheus.GaugeOpts{}),
 	})}
 	listener := bufconn.Listen(1 << 20)
 	server := grpc.NewServer()

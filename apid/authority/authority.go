@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -47,10 +48,15 @@ type Options struct {
 type Authority struct {
 	backend *backend.Backend
 	opt     Options
+
+	// sealing is held by who looks whether task specs can be sealed; looked is when that
+	// was last.
+	sealing sync.Mutex
+	looked  time.Time
 }
 
 // New returns the authority.
-func New(b *backend.Backend, opt Options) *Authority { return &Authority{b, opt} }
+func New(b *backend.Backend, opt Options) *Authority { return &Authority{backend: b, opt: opt} }
 
 // Service serves daemons and workers.
 type Service struct {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"go.uber.org/zap"
 	"google.golang.org/grpc/codes"
@@ -15,6 +16,7 @@ import (
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/apid/backend"
 	"github.com/musterhq/muster/apid/sealing"
+	clusterstatus "github.com/musterhq/muster/apid/status"
 	"github.com/musterhq/muster/internal/ca"
 )
 
@@ -79,11 +81,11 @@ func (c *Control) ResealCluster(ctx context.Context, _ *musterv1.ResealClusterRe
 		return nil, err
 	}
 	key := c.KeyNames()[0]
-	secrets := c.opt.Sealer.HasSecrets()
+	sealed := c.opt.Sealer.DispatchersOpen()
 	var without []string
 	for _, h := range holders {
-		// A cluster without secrets needs no key at dispatchers.
-		needed := h.Daemon == apid || secrets || len(h.Keys) > 0
+		// A cluster without anything that dispatchers open needs no key there.
+		needed := h.Daemon == apid || sealed || len(h.Keys) > 0
 		if needed && !slices.Contains(h.Keys, key) {
 			without = append(without, strings.TrimSpace(fmt.Sprintf("%s %s at %s %s", h.Daemon, h.Instance, h.Address, h.Problem)))
 		}
@@ -119,10 +121,22 @@ func (c *Control) reseal(ctx context.Context, key string) error {
 
 // keyHolders asks every apid and every dispatcher which of the cluster's keys it has.
 func (c *Control) keyHolders(ctx context.Context) ([]*musterv1.KeyHolder, error) {
+	found, err := c.look(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return keyHolders(found), nil
+}
+
+func (c *Control) look(ctx context.Context) (clusterstatus.Findings, error) {
 	found := c.opt.Looker.Look(ctx)
 	if found.Store.Err != nil {
-		return nil, status.Errorf(codes.Unavailable, "it is not known which apids and dispatchers there are, because the store does not answer: %v", found.Store.Err)
+		return found, status.Errorf(codes.Unavailable, "it is not known which apids and dispatchers there are, because the store does not answer: %v", found.Store.Err)
 	}
+	return found, nil
+}
+
+func keyHolders(found clusterstatus.Findings) []*musterv1.KeyHolder {
 	var holders []*musterv1.KeyHolder
 	seen := map[string]bool{}
 	for _, ownership := range found.Ownership {
@@ -144,5 +158,49 @@ func (c *Control) keyHolders(ctx context.Context) ([]*musterv1.KeyHolder, error)
 		}
 	}
 	slices.SortFunc(holders, func(a, b *musterv1.KeyHolder) int { return cmp.Compare(a.Instance, b.Instance) })
-	return holders, nil
+	return holders
+}
+
+// lookAgain is the least time between two looks at whether all daemons can open task specs.
+const lookAgain = 5 * time.Second
+
+// SealSpecs has the values of task specs sealed from now on, if that is not so yet and every
+// daemon that opens them can do so: a daemon of a former version, or one without the key,
+// would take stand-ins for values.
+func (c *Control) SealSpecs(ctx context.Context) {
+	s := c.opt.Sealer
+	if s.SealsSpecs(c.backend.Snapshot()) {
+		return
+	}
+	c.sealing.Lock()
+	defer c.sealing.Unlock()
+	if s.SealsSpecs(c.backend.Snapshot()) || time.Since(c.looked) < lookAgain {
+		return
+	}
+	c.looked = time.Now()
+	ctx, cancel := context.WithTimeout(ctx, lookAgain)
+	defer cancel()
+	err := func() error {
+		key, err := c.current(ctx)
+		if err != nil {
+			return err
+		}
+		found, err := c.look(ctx)
+		if err != nil {
+			return err
+		}
+		holders := keyHolders(found)
+		if !slices.ContainsFunc(holders, func(h *musterv1.KeyHolder) bool { return h.Daemon == dispatcher }) {
+			return errors.New("no dispatcherd runs yet, and it is not known whether one will have the key")
+		}
+		for _, h := range holders {
+			if !slices.Contains(h.Keys, key) || !found.Reports[h.Instance].GetOpensSpecs() {
+				return fmt.Errorf("%s %s at %s cannot open them: start it in this version, with --cluster-key-file", h.Daemon, h.Instance, h.Address)
+			}
+		}
+		return s.SealSpecs(ctx)
+	}()
+	if err != nil {
+		c.backend.Log.Warn("values of task specs are not sealed yet", zap.Error(err))
+	}
 }

@@ -1,6 +1,7 @@
 package control_test
 
 import (
+	"context"
 	"path/filepath"
 	"testing"
 	"testing/synctest"
@@ -14,6 +15,7 @@ import (
 	"github.com/musterhq/muster/apid/backend/backendtest"
 	"github.com/musterhq/muster/apid/control"
 	"github.com/musterhq/muster/apid/sealing"
+	clusterstatus "github.com/musterhq/muster/apid/status"
 	"github.com/musterhq/muster/apid/tokens"
 	"github.com/musterhq/muster/internal/seal"
 	"github.com/musterhq/muster/internal/store"
@@ -27,11 +29,29 @@ type fixture struct {
 
 func start(t *testing.T) *fixture {
 	t.Helper()
-	b := backendtest.Start(t)
-	sealer := sealing.New(b, testKeys(t), nil)
+	f, _ := startSealed(t, testKeys(t))
+	return f
+}
+
+// startSealed starts a server with the given cluster keys, and returns its sealer.
+func startSealed(t *testing.T, keys *seal.Keyring) (*fixture, *sealing.Sealer) {
+	t.Helper()
+	opens := true
+	return startFound(t, keys, oneDispatcher{keys.Names(), &opens})
+}
+
+// looker finds daemons.
+type looker interface {
+	Look(ctx context.Context) clusterstatus.Findings
+}
+
+func startFound(t *testing.T, keys *seal.Keyring, found looker) (*fixture, *sealing.Sealer) {
+	t.Helper()
+	b := backendtest.StartSealed(t, keys)
+	sealer := sealing.New(b, keys, nil)
 	return &fixture{control.New(b, control.Options{
-		Tokens: tokens.New(b), Authority: authority.New(b, authority.Options{Sealer: sealer}), Sealer: sealer, Watchers: prometheus.NewGauge(prometheus.GaugeOpts{}),
-	}), t}
+		Tokens: tokens.New(b), Authority: authority.New(b, authority.Options{Sealer: sealer, Looker: found}), Sealer: sealer, Watchers: prometheus.NewGauge(prometheus.GaugeOpts{}),
+	}), t}, sealer
 }
 
 // testKeys returns a ring with a new key.

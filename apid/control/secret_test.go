@@ -9,32 +9,17 @@ import (
 	"testing"
 	"testing/synctest"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/apid/apidtest"
-	"github.com/musterhq/muster/apid/authority"
-	"github.com/musterhq/muster/apid/backend/backendtest"
-	"github.com/musterhq/muster/apid/control"
 	"github.com/musterhq/muster/apid/sealing"
-	"github.com/musterhq/muster/apid/tokens"
 	"github.com/musterhq/muster/internal/seal"
 	"github.com/musterhq/muster/internal/state"
 	"github.com/musterhq/muster/internal/store"
 )
-
-// startSealed starts a server with the given cluster keys, and returns its sealer.
-func startSealed(t *testing.T, keys *seal.Keyring) (*fixture, *sealing.Sealer) {
-	t.Helper()
-	b := backendtest.Start(t)
-	sealer := sealing.New(b, keys, nil)
-	return &fixture{control.New(b, control.Options{
-		Tokens: tokens.New(b), Authority: authority.New(b, authority.Options{Sealer: sealer}), Sealer: sealer, Watchers: prometheus.NewGauge(prometheus.GaugeOpts{}),
-	}), t}, sealer
-}
 
 func newKey(t *testing.T) *seal.Key {
 	t.Helper()

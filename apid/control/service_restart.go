@@ -6,6 +6,8 @@ import (
 	"slices"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
@@ -32,6 +34,9 @@ func (s *Server) restartUsers(ctx context.Context, tx *store.Tx, secret bool, id
 		stored := s.readService(tx, e.Key, e)
 		if stored.rolledBack {
 			continue
+		}
+		if stored.task == nil {
+			return status.Errorf(codes.FailedPrecondition, "the task spec of service %q, which restarts with it, cannot be read", e.Value.GetSpec().GetName())
 		}
 		stored.next, stored.nextTask = withoutTask(e.Value.GetSpec()), proto.CloneOf(stored.task)
 		stored.nextTask.ForceUpdate++

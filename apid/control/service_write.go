@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"go.uber.org/zap"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -27,6 +28,7 @@ import (
 // createService writes a service, its name and its task spec in one
 // transaction, and returns its id. A service without a name gets a generated one.
 func (s *Server) createService(ctx context.Context, spec *musterv1.ServiceSpec, now time.Time) (string, error) {
+	s.SealSpecs(ctx)
 	return s.services.create(ctx, func(tx *store.Tx, id string) (*recordv1.Service, error) {
 		if err := s.checkStack(tx, spec.Labels); err != nil {
 			return nil, err
@@ -42,9 +44,11 @@ func (s *Server) createService(ctx context.Context, spec *musterv1.ServiceSpec, 
 			Spec: withoutTask(spec), SpecVersion: 1,
 			CreatedAt: now.UnixMilli(), UpdatedAt: now.UnixMilli(), Trace: tracing.Of(ctx),
 		}
-		if record.TaskDigest, err = state.Digest(task); err != nil {
+		digest, stored, err := s.opt.Sealer.Spec(ctx, tx, task)
+		if err != nil {
 			return nil, err
 		}
+		record.TaskDigest = digest
 		if spec.Name == "" {
 			record.Spec.Name = s.freeName(tx, id)
 		}
@@ -54,7 +58,7 @@ func (s *Server) createService(ctx context.Context, spec *musterv1.ServiceSpec, 
 		if err := s.connect(tx, id, nil, record, task, now); err != nil {
 			return nil, err
 		}
-		s.keepSpec(tx, record.TaskDigest, task, now)
+		s.keepSpec(tx, record.TaskDigest, stored, now)
 		return record, nil
 	})
 }
@@ -80,13 +84,28 @@ const specTouch = 20 * time.Second
 // may refer to it until this transaction is through: the sweep removes only a
 // spec that has not been written for a while, and its transaction and this one
 // cannot both succeed.
-func (s *Server) keepSpec(tx *store.Tx, digest []byte, task *musterv1.TaskSpec, now time.Time) {
+func (s *Server) keepSpec(tx *store.Tx, digest []byte, spec *recordv1.Spec, now time.Time) {
 	key := state.SpecKey(digest)
 	e, ok := s.Tables.Specs.Get(tx, key)
 	if ok && now.UnixMilli()-e.Value.CreatedAt < specTouch.Milliseconds() {
 		return
 	}
-	s.Tables.Specs.Put(tx, key, &recordv1.Spec{Task: task, CreatedAt: now.UnixMilli()})
+	spec.CreatedAt = now.UnixMilli()
+	s.Tables.Specs.Put(tx, key, spec)
+}
+
+// taskSpec returns a task spec with all values; nil if it cannot be read.
+func (s *Server) taskSpec(tx *store.Tx, digest []byte) *musterv1.TaskSpec {
+	e, ok := s.Tables.Specs.Get(tx, state.SpecKey(digest))
+	if !ok {
+		return nil
+	}
+	spec, err := s.opt.Sealer.OpenSpec(e.Key, e.Value)
+	if err != nil {
+		s.Log.Error("failed to open task spec", zap.String("spec", e.Key), zap.Error(err))
+		return nil
+	}
+	return spec
 }
 
 // storedService is a service within a transaction that changes it.
@@ -109,6 +128,8 @@ type storedService struct {
 	next       *musterv1.ServiceSpec
 	nextTask   *musterv1.TaskSpec
 	nextDigest []byte
+	// nextSpec is what is stored of nextTask.
+	nextSpec *recordv1.Spec
 	// previous is what the spec was before, and scaled says that this is no update.
 	previous *musterv1.ServiceSpec
 	scaled   bool
@@ -168,6 +189,7 @@ func (s *storedService) scale(replicas uint64) error {
 // updateService changes a service as decide says, whose error refuses the
 // change.
 func (s *Server) updateService(ctx context.Context, ref string, version *uint64, decide func(*storedService) error) (*musterv1.Service, error) {
+	s.SealSpecs(ctx)
 	now, restarts := time.Now(), s.restarts()
 	return s.services.update(ctx, ref, version, func(tx *store.Tx, id string, e store.Entry[*recordv1.Service]) (*recordv1.Service, error) {
 		stored := s.readService(tx, id, e)
@@ -182,12 +204,7 @@ func (s *Server) updateService(ctx context.Context, ref string, version *uint64,
 // readService reads what a change of a service is decided by.
 func (s *Server) readService(tx *store.Tx, id string, e store.Entry[*recordv1.Service]) *storedService {
 	stored := &storedService{version: e.Version, record: e.Value}
-	if spec, ok := s.Tables.Specs.Get(tx, state.SpecKey(e.Value.TaskDigest)); ok {
-		stored.task = spec.Value.Task
-	}
-	if spec, ok := s.Tables.Specs.Get(tx, state.SpecKey(e.Value.FormerTaskDigest)); ok {
-		stored.former = spec.Value.Task
-	}
+	stored.task, stored.former = s.taskSpec(tx, e.Value.TaskDigest), s.taskSpec(tx, e.Value.FormerTaskDigest)
 	rollout, _ := s.Tables.Rollouts.Get(tx, id)
 	stored.progress(rollout.Value)
 	return stored
@@ -196,7 +213,7 @@ func (s *Server) readService(tx *store.Tx, id string, e store.Entry[*recordv1.Se
 // nextService returns the record of a service after a change that is decided.
 func (s *Server) nextService(ctx context.Context, tx *store.Tx, id string, stored *storedService, now time.Time) (*recordv1.Service, error) {
 	old := stored.record
-	digest, err := s.nextTask(tx, stored)
+	digest, err := s.nextTask(ctx, tx, stored)
 	if err != nil {
 		return nil, err
 	}
@@ -215,7 +232,7 @@ func (s *Server) nextService(ctx context.Context, tx *store.Tx, id string, store
 		}
 	}
 	if !sameTask && stored.nextTask != nil {
-		s.keepSpec(tx, digest, stored.nextTask, now)
+		s.keepSpec(tx, digest, stored.nextSpec, now)
 	}
 	next := proto.CloneOf(old)
 	next.Spec, next.TaskDigest = stored.next, digest
@@ -253,7 +270,7 @@ func (s *Server) nextService(ctx context.Context, tx *store.Tx, id string, store
 
 // nextTask returns the digest of the task spec that a service should have. A spec that is
 // not stored yet gets the ids of its networks first.
-func (s *Server) nextTask(tx *store.Tx, stored *storedService) (digest []byte, err error) {
+func (s *Server) nextTask(ctx context.Context, tx *store.Tx, stored *storedService) (digest []byte, err error) {
 	switch {
 	case stored.nextTask != nil:
 		if stored.nextTask, err = s.withNetworkIDs(tx, stored.nextTask); err != nil {
@@ -262,7 +279,12 @@ func (s *Server) nextTask(tx *store.Tx, stored *storedService) (digest []byte, e
 		if stored.nextTask, err = s.withFileIDs(tx, stored.nextTask); err != nil {
 			return nil, err
 		}
-		return state.Digest(stored.nextTask)
+		if proto.Equal(stored.nextTask, stored.task) {
+			// It may have been stored before values were sealed.
+			return stored.record.TaskDigest, nil
+		}
+		digest, stored.nextSpec, err = s.opt.Sealer.Spec(ctx, tx, stored.nextTask)
+		return digest, err
 	case stored.nextDigest != nil:
 		return stored.nextDigest, nil
 	default:

@@ -27,6 +27,7 @@ import (
 	"github.com/musterhq/muster/apid/logs"
 	"github.com/musterhq/muster/apid/objects"
 	"github.com/musterhq/muster/internal/kv/embedded"
+	"github.com/musterhq/muster/internal/seal"
 	"github.com/musterhq/muster/internal/state"
 	"github.com/musterhq/muster/internal/store"
 )
@@ -62,7 +63,7 @@ func in(t *testing.T, nodes map[string]subscribe, test func(*testing.T, *site)) 
 		if s.store, err = store.New(store.Options{KV: space, Prefix: "muster", Logger: zaptest.NewLogger(t)}, objects.Tables(s.tables)...); err != nil {
 			t.Fatal(err)
 		}
-		s.view = objects.New(s.store, s.tables, 1000)
+		s.view = objects.New(s.store, s.tables, seal.NewKeyring(), 1000)
 		listener := bufconn.Listen(1 << 20)
 		s.broker = logs.New(s.view, func(node string) (string, bool) { return "dispatcher", node != "unowned" }, func(string) (*grpc.ClientConn, error) {
 			s.mu.Lock()

@@ -74,7 +74,13 @@ func (r *Reader) TaskSpec(digest []byte) *musterv1.TaskSpec {
 		r.lacksSpec = r.lacksSpec || len(digest) > 0
 		return nil
 	}
-	task := Redact(e.Value.Task)
+	open, err := r.v.specs.OpenSpec(e.Key, e.Value)
+	if err != nil {
+		// It is as if it were not there: stand-ins are not to be taken for values.
+		r.lacksSpec = true
+		return nil
+	}
+	task := Redact(open)
 	r.redacted[string(digest)] = task
 	return task
 }

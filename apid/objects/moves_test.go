@@ -9,6 +9,7 @@ import (
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/apid/objects"
+	"github.com/musterhq/muster/internal/seal"
 )
 
 // A watcher that goes from view to view knows, wherever it is, which objects
@@ -18,7 +19,7 @@ func TestWatcherMovesBetweenViews(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		w, end := newWorld(t)
 		defer end()
-		views := []*objects.View{objects.New(w.store, w.tables, 1000), objects.New(w.store, w.tables, 1000)}
+		views := []*objects.View{objects.New(w.store, w.tables, seal.NewKeyring(), 1000), objects.New(w.store, w.tables, seal.NewKeyring(), 1000)}
 		for _, v := range views {
 			v.Now()
 		}

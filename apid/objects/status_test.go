@@ -9,6 +9,7 @@ import (
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/apid/objects"
+	"github.com/musterhq/muster/internal/seal"
 	"github.com/musterhq/muster/internal/state"
 	"github.com/musterhq/muster/internal/store"
 )
@@ -58,7 +59,7 @@ func (w *world) put(t *testing.T, mode *musterv1.ServiceSpec, rollout *recordv1.
 func (w *world) status(t *testing.T) *musterv1.ServiceStatus {
 	t.Helper()
 	var status *musterv1.ServiceStatus
-	objects.New(w.store, w.tables, 1).Read(func(r *objects.Reader) {
+	objects.New(w.store, w.tables, seal.NewKeyring(), 1).Read(func(r *objects.Reader) {
 		s, ok := r.Service("web")
 		if !ok {
 			t.Fatal("the service is missing")

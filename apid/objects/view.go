@@ -33,6 +33,7 @@ type Source interface {
 type View struct {
 	source  Source
 	tables  *state.Tables
+	specs   Specs
 	layout  *layout
 	history *history
 
@@ -66,11 +67,17 @@ type View struct {
 	restarts restarts
 }
 
+// Specs opens the values of task specs.
+type Specs interface {
+	// OpenSpec returns the task spec of the record with key id.
+	OpenSpec(id string, record *recordv1.Spec) (*musterv1.TaskSpec, error)
+}
+
 // New returns a view that has seen nothing yet. Remember bounds how many
 // changes are kept for watches that resume.
-func New(source Source, tables *state.Tables, remember int) *View {
+func New(source Source, tables *state.Tables, specs Specs, remember int) *View {
 	v := &View{
-		source: source, tables: tables, history: newHistory(remember),
+		source: source, tables: tables, specs: specs, history: newHistory(remember),
 		follower: state.NewFollower(tables), serviceIDs: map[string]string{},
 		counts: map[string]*counts{}, loads: map[string]*load{}, specUses: map[string]int{},
 		globals: map[string]struct{}{}, paused: map[string]struct{}{}, cluster: defaultCluster(),

@@ -15,6 +15,7 @@ import (
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
 	"github.com/musterhq/muster/apid/objects"
 	"github.com/musterhq/muster/internal/kv/embedded"
+	"github.com/musterhq/muster/internal/seal"
 	"github.com/musterhq/muster/internal/state"
 	"github.com/musterhq/muster/internal/store"
 )
@@ -160,14 +161,14 @@ func TestViewFollowsAsIfItLookedAnew(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		w, end := newWorld(t)
 		defer end()
-		v := objects.New(w.store, w.tables, 1000)
+		v := objects.New(w.store, w.tables, seal.NewKeyring(), 1000)
 		known := shown(v)
 		cursor, point := v.Now()
 		for range rapid.IntRange(1, 25).Draw(t, "looks") {
 			for range rapid.IntRange(1, 4).Draw(t, "steps") {
 				w.step(t)
 			}
-			got, fresh := shown(v), shown(objects.New(w.store, w.tables, 1000))
+			got, fresh := shown(v), shown(objects.New(w.store, w.tables, seal.NewKeyring(), 1000))
 			if d := cmp.Diff(fresh, got, protocmp.Transform()); d != "" {
 				t.Fatalf("followed (-fresh +followed):\n%s", d)
 			}

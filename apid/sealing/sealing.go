@@ -1,5 +1,5 @@
-// Package sealing decides with which of the cluster's keys apid seals secrets and stacks, and
-// seals them again when an operator replaces the key.
+// Package sealing decides with which of the cluster's keys apid seals secrets, stacks and
+// values in task specs, and seals them again when an operator replaces the key.
 //
 // The store says which key that is (table "sealing"), and not the order of an apid's file:
 // the files of apids and dispatchers change at different times, and all must be able to
@@ -25,7 +25,7 @@ import (
 )
 
 // How many records one transaction seals again. A stack's may have 60 KB.
-const secretBatch, stackBatch = 64, 4
+const secretBatch, stackBatch, specBatch = 64, 4, 64
 
 // Sealer seals with the cluster's keys.
 type Sealer struct {
@@ -109,23 +109,35 @@ func (s *Sealer) Reseal(ctx context.Context, name string) error {
 		return ErrOtherKey
 	}
 	err := s.Update(ctx, func(tx *store.Tx) error {
-		if e, ok := s.Tables.Sealing.Get(tx, state.ClusterID); ok && e.Value.KeyName == name {
+		e, ok := s.Tables.Sealing.Get(tx, state.ClusterID)
+		if ok && e.Value.KeyName == name {
 			return backend.ErrNoChange
 		}
-		s.Tables.Sealing.Put(tx, state.ClusterID, &recordv1.Sealing{KeyName: name, UpdatedAt: time.Now().UnixMilli()})
+		next := &recordv1.Sealing{KeyName: name, UpdatedAt: time.Now().UnixMilli()}
+		if e.Value.GetStandInEnvelope() != nil {
+			var err error
+			next.StandInKey = e.Value.StandInKey
+			if next.StandInEnvelope, err = s.keys.Rewrap(e.Value.StandInEnvelope, seal.StandInUse, key); err != nil {
+				return status.Errorf(codes.FailedPrecondition, "the key of the values of task specs: %v", err)
+			}
+		}
+		s.Tables.Sealing.Put(tx, state.ClusterID, next)
 		return nil
 	})
 	if err != nil {
 		return err
 	}
 	// What others have sealed before that shows in the snapshot from here on.
-	if err := s.Sync(ctx, s.Tables.Secrets, s.Tables.Stacks); err != nil {
+	if err := s.Sync(ctx, s.Tables.Secrets, s.Tables.Stacks, s.Tables.Specs); err != nil {
 		return err
 	}
 	if err := resealTable(ctx, s, secretRecords(s.Tables), key); err != nil {
 		return err
 	}
-	return resealTable(ctx, s, stackRecords(s.Tables), key)
+	if err := resealTable(ctx, s, stackRecords(s.Tables), key); err != nil {
+		return err
+	}
+	return resealTable(ctx, s, specRecords(s.Tables), key)
 }
 
 // records are those of a table that hold envelopes.
@@ -162,6 +174,19 @@ func stackRecords(t *state.Tables) records[*recordv1.Stack] {
 	}
 }
 
+func specRecords(t *state.Tables) records[*recordv1.Spec] {
+	return records[*recordv1.Spec]{
+		t.Specs, "task spec", func(r *recordv1.Spec) string { return r.GetTask().GetContainer().GetImage() }, seal.SpecUse,
+		func(r *recordv1.Spec) []**recordv1.Envelope {
+			if r.GetEnvelope() == nil {
+				return nil
+			}
+			return []**recordv1.Envelope{&r.Envelope}
+		},
+		specBatch,
+	}
+}
+
 // sealedBy returns the names of the keys that seal a record.
 func (t records[R]) sealedBy(record R) map[string]bool {
 	names := map[string]bool{}
@@ -173,8 +198,12 @@ func (t records[R]) sealedBy(record R) map[string]bool {
 
 // sealedOnlyBy reports whether no other key seals a record.
 func (t records[R]) sealedOnlyBy(record R, name string) bool {
-	names := t.sealedBy(record)
-	return len(names) == 1 && names[name]
+	for other := range t.sealedBy(record) {
+		if other != name {
+			return false
+		}
+	}
+	return true
 }
 
 // resealTable seals the data keys of all records of a table with a key.
@@ -225,6 +254,10 @@ func (s *Sealer) Count() map[string]uint64 {
 	now := s.Snapshot()
 	count(counts, now, secretRecords(s.Tables))
 	count(counts, now, stackRecords(s.Tables))
+	count(counts, now, specRecords(s.Tables))
+	if e, _ := s.Tables.Sealing.Get(now, state.ClusterID); e.Value.GetStandInEnvelope() != nil {
+		counts[e.Value.StandInEnvelope.KeyName]++
+	}
 	return counts
 }
 
@@ -236,8 +269,12 @@ func count[R proto.Message](counts map[string]uint64, r store.Reader, t records[
 	}
 }
 
-// HasSecrets reports whether there is a secret, which dispatchers open.
-func (s *Sealer) HasSecrets() bool {
+// DispatchersOpen reports whether there is something sealed that dispatchers open: a secret,
+// or values of task specs.
+func (s *Sealer) DispatchersOpen() bool {
+	if e, _ := s.Tables.Sealing.Get(s.Snapshot(), state.ClusterID); e.Value.GetStandInEnvelope() != nil {
+		return true
+	}
 	for range s.Tables.Secrets.Scan(s.Snapshot(), "") {
 		return true
 	}

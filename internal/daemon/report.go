@@ -70,7 +70,8 @@ func (r *reporter) Report(context.Context, *daemonv1.ReportRequest) (*daemonv1.R
 		resp.Root = r.creds.source.Get().Root
 	}
 	if r.keys != nil {
-		resp.Keys = r.keys()
+		// Daemons that have keys open specs. Daemons of former versions do not say so.
+		resp.Keys, resp.OpensSpecs = r.keys(), true
 	}
 	if r.view != nil {
 		resp.View = viewMessage(r.view)

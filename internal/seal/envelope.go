@@ -61,7 +61,10 @@ func (e *NoKeyError) Error() string {
 }
 
 func (r *Keyring) dataKey(e *recordv1.Envelope, use string) (*Key, error) {
-	key := r.Find(e.GetKeyName())
+	key := r.known(e.GetKeyName())
+	if key == nil {
+		key = r.Find(e.GetKeyName())
+	}
 	if key == nil {
 		return nil, &NoKeyError{Name: e.GetKeyName()}
 	}

@@ -118,6 +118,22 @@ func (r *Keyring) Find(name string) *Key {
 	return nil
 }
 
+// known returns the key with a name if it was read before. It saves reading the file for
+// each record that is opened.
+func (r *Keyring) known(name string) *Key {
+	if r == nil {
+		return nil
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, k := range r.keys {
+		if k.Name() == name {
+			return k
+		}
+	}
+	return nil
+}
+
 // Name identifies a key without revealing it.
 func (k *Key) Name() string {
 	sum := sha256.Sum256(append([]byte("muster cluster key "), k[:]...))

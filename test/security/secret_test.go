@@ -68,6 +68,19 @@ func TestSecretIsFoundNowhereInTheClear(t *testing.T) {
 	if _, err := admin.CreateStack(c.with(c.admin), &musterv1.CreateStackRequest{Spec: stacked}); err != nil {
 		t.Fatal(err)
 	}
+	// So does the environment of a service, and what it pulls its image with.
+	service, err := admin.CreateService(c.with(c.admin), &musterv1.CreateServiceRequest{Spec: &musterv1.ServiceSpec{Name: "web", Task: &musterv1.TaskSpec{
+		Runtime: &musterv1.TaskSpec_Container{Container: &musterv1.ContainerSpec{
+			Image: "nginx", Env: []string{"PASSWORD=" + canary},
+			PullOptions: &musterv1.PullOptions{RegistryAuth: base64.StdEncoding.EncodeToString([]byte(`{"password":"` + canary + `"}`))},
+		}},
+	}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if env := service.Service.Spec.Task.GetContainer().Env; len(env) != 1 || env[0] != "PASSWORD="+canary {
+		t.Errorf("the environment is shown as %v", env)
+	}
 	// A mistake must not repeat the data either.
 	_, err = admin.CreateSecret(c.with(c.admin), &musterv1.CreateSecretRequest{Spec: &musterv1.SecretSpec{Name: "a/b", Data: []byte(canary)}})
 	if status.Code(err) != codes.InvalidArgument || holds([]byte(err.Error())) {

@@ -14,6 +14,7 @@ import (
 	"github.com/musterhq/muster/apid/objects"
 	"github.com/musterhq/muster/internal/kv"
 	"github.com/musterhq/muster/internal/kv/embedded"
+	"github.com/musterhq/muster/internal/seal"
 	"github.com/musterhq/muster/internal/state"
 	"github.com/musterhq/muster/internal/store"
 )
@@ -21,11 +22,22 @@ import (
 // Start runs a store in memory until the test ends, and returns a backend of it.
 func Start(t *testing.T) *backend.Backend {
 	t.Helper()
-	return StartWith(t, func(space kv.KV) kv.KV { return space })
+	return start(t, nil, func(space kv.KV) kv.KV { return space })
+}
+
+// StartSealed does it with the cluster's keys.
+func StartSealed(t *testing.T, keys *seal.Keyring) *backend.Backend {
+	t.Helper()
+	return start(t, keys, func(space kv.KV) kv.KV { return space })
 }
 
 // StartWith does it with a store that wrap has wrapped.
 func StartWith(t *testing.T, wrap func(space kv.KV) kv.KV) *backend.Backend {
+	t.Helper()
+	return start(t, nil, wrap)
+}
+
+func start(t *testing.T, keys *seal.Keyring, wrap func(space kv.KV) kv.KV) *backend.Backend {
 	t.Helper()
 	space, err := embedded.Open(embedded.Config{})
 	if err != nil {
@@ -47,7 +59,7 @@ func StartWith(t *testing.T, wrap func(space kv.KV) kv.KV) *backend.Backend {
 		}
 	})
 	b := backend.New(backend.Options{
-		Store: st, Tables: tables, View: objects.New(st, tables, 10), Log: zap.NewNop(), WriteTimeout: 10 * time.Second, ReadyTimeout: time.Second,
+		Store: st, Tables: tables, View: objects.New(st, tables, keys, 10), Log: zap.NewNop(), WriteTimeout: 10 * time.Second, ReadyTimeout: time.Second,
 	})
 	if err := b.Ready(t.Context()); err != nil {
 		t.Fatal(err)

@@ -28,11 +28,14 @@ type Reader struct {
 	secrets  Secrets
 }
 
-// Secrets opens the data of secrets.
+// Secrets opens the data of secrets, and the values of task specs.
 type Secrets interface {
 	// OpenSecret returns the data of a secret from what lies sealed in the store. It reports
 	// its errors itself.
 	OpenSecret(id string, record *recordv1.Secret, sealed []byte) ([]byte, error)
+	// OpenSpec returns the task spec of the record with key id, with all values. It
+	// reports its errors itself.
+	OpenSpec(id string, record *recordv1.Spec) (*musterv1.TaskSpec, error)
 }
 
 // NewReader returns a reader of tables.
@@ -81,10 +84,19 @@ func (d Reader) join(r store.Reader, a store.Entry[*recordv1.Assignment]) Offer 
 	}
 	spec := Object{Ref: Ref{KindSpec, string(t.Value.SpecDigest)}}
 	taskSpec, ok := d.tables.Specs.Get(r, state.SpecKey(t.Value.SpecDigest))
-	if ok {
-		spec.Message = taskSpec.Value.GetTask()
-	} else {
+	switch {
+	case !ok:
 		o.Lags = true
+	case taskSpec.Value.Envelope == nil:
+		spec.Message = taskSpec.Value.GetTask()
+	default:
+		spec.Load = func() proto.Message {
+			open, err := d.secrets.OpenSpec(taskSpec.Key, taskSpec.Value)
+			if err != nil {
+				return nil
+			}
+			return open
+		}
 	}
 	o.Objects = []Object{spec}
 	d.attach(&o, s.Value, t.Value, taskSpec.Value.GetTask(), a.Value.Networks)

@@ -18,6 +18,7 @@ import (
 	"github.com/musterhq/muster/apid/objects"
 	"github.com/musterhq/muster/internal/kv/embedded"
 	"github.com/musterhq/muster/internal/placement"
+	"github.com/musterhq/muster/internal/seal"
 	"github.com/musterhq/muster/internal/state"
 	"github.com/musterhq/muster/internal/store"
 	"github.com/musterhq/muster/orchestratord/internal/plan"
@@ -187,7 +188,7 @@ func TestConvergedMeansThatNothingIsReplaced(t *testing.T) {
 			t.Fatal(err)
 		}
 		var status *musterv1.ServiceStatus
-		objects.New(st, tables, 1).Read(func(r *objects.Reader) {
+		objects.New(st, tables, seal.NewKeyring(), 1).Read(func(r *objects.Reader) {
 			if s, ok := r.Service(service); ok {
 				status = r.ServiceMessage(s).Status
 			}

@@ -78,8 +78,11 @@ type ReportResponse struct {
 	// The SHA-256, in hexadecimal, of the root that its certificate is of. Empty
 	// without TLS.
 	Root string `protobuf:"bytes,7,opt,name=root,proto3" json:"root,omitempty"`
-	// The names of the cluster's keys that it has, the first one first. Of apid.
-	Keys          []string `protobuf:"bytes,8,rep,name=keys,proto3" json:"keys,omitempty"`
+	// The names of the cluster's keys that it has, the first one first. Of apid and
+	// dispatcherd.
+	Keys []string `protobuf:"bytes,8,rep,name=keys,proto3" json:"keys,omitempty"`
+	// With its keys, it opens values that are sealed in task specs. Of apid and dispatcherd.
+	OpensSpecs    bool `protobuf:"varint,9,opt,name=opens_specs,json=opensSpecs,proto3" json:"opens_specs,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -168,6 +171,13 @@ func (x *ReportResponse) GetKeys() []string {
 		return x.Keys
 	}
 	return nil
+}
+
+func (x *ReportResponse) GetOpensSpecs() bool {
+	if x != nil {
+		return x.OpensSpecs
+	}
+	return false
 }
 
 // View is how far a daemon's view of the store has come.
@@ -303,7 +313,7 @@ var File_muster_daemon_v1_daemon_proto protoreflect.FileDescriptor
 const file_muster_daemon_v1_daemon_proto_rawDesc = "" +
 	"\n" +
 	"\x1dmuster/daemon/v1/daemon.proto\x12\x10muster.daemon.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19muster/auth/v1/auth.proto\"\x0f\n" +
-	"\rReportRequest\"\x87\x02\n" +
+	"\rReportRequest\"\xa8\x02\n" +
 	"\x0eReportResponse\x12\x16\n" +
 	"\x06daemon\x18\x01 \x01(\tR\x06daemon\x12\x1a\n" +
 	"\binstance\x18\x02 \x01(\tR\binstance\x12\x18\n" +
@@ -313,7 +323,9 @@ const file_muster_daemon_v1_daemon_proto_rawDesc = "" +
 	"\aproblem\x18\x05 \x01(\tR\aproblem\x12*\n" +
 	"\x04view\x18\x06 \x01(\v2\x16.muster.daemon.v1.ViewR\x04view\x12\x12\n" +
 	"\x04root\x18\a \x01(\tR\x04root\x12\x12\n" +
-	"\x04keys\x18\b \x03(\tR\x04keys\"\xb8\x01\n" +
+	"\x04keys\x18\b \x03(\tR\x04keys\x12\x1f\n" +
+	"\vopens_specs\x18\t \x01(\bR\n" +
+	"opensSpecs\"\xb8\x01\n" +
 	"\x04View\x12\x16\n" +
 	"\x06loaded\x18\x01 \x01(\bR\x06loaded\x123\n" +
 	"\x06tables\x18\x02 \x03(\v2\x1b.muster.daemon.v1.TableViewR\x06tables\x126\n" +

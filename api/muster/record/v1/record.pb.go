@@ -208,9 +208,14 @@ func (x *Service) GetIngressNetworkId() string {
 // Spec is a record of table "specs", written by apid under the digest of the
 // task spec's content in hexadecimal.
 type Spec struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Task          *v1.TaskSpec           `protobuf:"bytes,1,opt,name=task,proto3" json:"task,omitempty"`
-	CreatedAt     int64                  `protobuf:"varint,2,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// If values are sealed, stand-ins are in their places. They change with the values.
+	Task      *v1.TaskSpec `protobuf:"bytes,1,opt,name=task,proto3" json:"task,omitempty"`
+	CreatedAt int64        `protobuf:"varint,2,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
+	// What the values are sealed with. Absent: none are sealed.
+	Envelope *Envelope `protobuf:"bytes,3,opt,name=envelope,proto3" json:"envelope,omitempty"`
+	// The sealed SpecValues.
+	Values        []byte `protobuf:"bytes,4,opt,name=values,proto3" json:"values,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -259,6 +264,120 @@ func (x *Spec) GetCreatedAt() int64 {
 	return 0
 }
 
+func (x *Spec) GetEnvelope() *Envelope {
+	if x != nil {
+		return x.Envelope
+	}
+	return nil
+}
+
+func (x *Spec) GetValues() []byte {
+	if x != nil {
+		return x.Values
+	}
+	return nil
+}
+
+// SpecValues is what is secret in a task spec.
+type SpecValues struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Those of the main runtime first, then those of the group, in its order.
+	Runtimes      []*RuntimeValues `protobuf:"bytes,1,rep,name=runtimes,proto3" json:"runtimes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SpecValues) Reset() {
+	*x = SpecValues{}
+	mi := &file_muster_record_v1_record_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SpecValues) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SpecValues) ProtoMessage() {}
+
+func (x *SpecValues) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_record_v1_record_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SpecValues.ProtoReflect.Descriptor instead.
+func (*SpecValues) Descriptor() ([]byte, []int) {
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *SpecValues) GetRuntimes() []*RuntimeValues {
+	if x != nil {
+		return x.Runtimes
+	}
+	return nil
+}
+
+// RuntimeValues is what is secret in a runtime of a task.
+type RuntimeValues struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of a container, or of a generic runtime of kind "process".
+	Env           []string `protobuf:"bytes,1,rep,name=env,proto3" json:"env,omitempty"`
+	RegistryAuth  string   `protobuf:"bytes,2,opt,name=registry_auth,json=registryAuth,proto3" json:"registry_auth,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RuntimeValues) Reset() {
+	*x = RuntimeValues{}
+	mi := &file_muster_record_v1_record_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RuntimeValues) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RuntimeValues) ProtoMessage() {}
+
+func (x *RuntimeValues) ProtoReflect() protoreflect.Message {
+	mi := &file_muster_record_v1_record_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RuntimeValues.ProtoReflect.Descriptor instead.
+func (*RuntimeValues) Descriptor() ([]byte, []int) {
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *RuntimeValues) GetEnv() []string {
+	if x != nil {
+		return x.Env
+	}
+	return nil
+}
+
+func (x *RuntimeValues) GetRegistryAuth() string {
+	if x != nil {
+		return x.RegistryAuth
+	}
+	return ""
+}
+
 // Config is a record of table "configs", written by apid under the config's id.
 type Config struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -278,7 +397,7 @@ type Config struct {
 
 func (x *Config) Reset() {
 	*x = Config{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[2]
+	mi := &file_muster_record_v1_record_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -290,7 +409,7 @@ func (x *Config) String() string {
 func (*Config) ProtoMessage() {}
 
 func (x *Config) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[2]
+	mi := &file_muster_record_v1_record_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -303,7 +422,7 @@ func (x *Config) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Config.ProtoReflect.Descriptor instead.
 func (*Config) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{2}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Config) GetSpec() *v1.ConfigSpec {
@@ -370,7 +489,7 @@ type Secret struct {
 
 func (x *Secret) Reset() {
 	*x = Secret{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[3]
+	mi := &file_muster_record_v1_record_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -382,7 +501,7 @@ func (x *Secret) String() string {
 func (*Secret) ProtoMessage() {}
 
 func (x *Secret) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[3]
+	mi := &file_muster_record_v1_record_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -395,7 +514,7 @@ func (x *Secret) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Secret.ProtoReflect.Descriptor instead.
 func (*Secret) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{3}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Secret) GetSpec() *v1.SecretSpec {
@@ -465,7 +584,7 @@ type Stack struct {
 
 func (x *Stack) Reset() {
 	*x = Stack{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[4]
+	mi := &file_muster_record_v1_record_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -477,7 +596,7 @@ func (x *Stack) String() string {
 func (*Stack) ProtoMessage() {}
 
 func (x *Stack) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[4]
+	mi := &file_muster_record_v1_record_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -490,7 +609,7 @@ func (x *Stack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stack.ProtoReflect.Descriptor instead.
 func (*Stack) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{4}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Stack) GetName() string {
@@ -564,7 +683,7 @@ type StackRevision struct {
 
 func (x *StackRevision) Reset() {
 	*x = StackRevision{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[5]
+	mi := &file_muster_record_v1_record_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -576,7 +695,7 @@ func (x *StackRevision) String() string {
 func (*StackRevision) ProtoMessage() {}
 
 func (x *StackRevision) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[5]
+	mi := &file_muster_record_v1_record_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -589,7 +708,7 @@ func (x *StackRevision) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StackRevision.ProtoReflect.Descriptor instead.
 func (*StackRevision) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{5}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *StackRevision) GetNumber() uint64 {
@@ -661,7 +780,7 @@ type Envelope struct {
 
 func (x *Envelope) Reset() {
 	*x = Envelope{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[6]
+	mi := &file_muster_record_v1_record_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -673,7 +792,7 @@ func (x *Envelope) String() string {
 func (*Envelope) ProtoMessage() {}
 
 func (x *Envelope) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[6]
+	mi := &file_muster_record_v1_record_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -686,7 +805,7 @@ func (x *Envelope) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Envelope.ProtoReflect.Descriptor instead.
 func (*Envelope) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{6}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Envelope) GetKeyName() string {
@@ -707,15 +826,20 @@ func (x *Envelope) GetDataKey() []byte {
 type Sealing struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The name of the cluster's key that new records are sealed with.
-	KeyName       string `protobuf:"bytes,1,opt,name=key_name,json=keyName,proto3" json:"key_name,omitempty"`
-	UpdatedAt     int64  `protobuf:"varint,2,opt,name=updated_at,json=updatedAt,proto3" json:"updated_at,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	KeyName   string `protobuf:"bytes,1,opt,name=key_name,json=keyName,proto3" json:"key_name,omitempty"`
+	UpdatedAt int64  `protobuf:"varint,2,opt,name=updated_at,json=updatedAt,proto3" json:"updated_at,omitempty"`
+	// The key of the stand-ins in task specs, sealed. Absent: values in task specs are not
+	// sealed, since a daemon was seen that could not open them.
+	StandInKey []byte `protobuf:"bytes,3,opt,name=stand_in_key,json=standInKey,proto3" json:"stand_in_key,omitempty"`
+	// What it is sealed with.
+	StandInEnvelope *Envelope `protobuf:"bytes,4,opt,name=stand_in_envelope,json=standInEnvelope,proto3" json:"stand_in_envelope,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Sealing) Reset() {
 	*x = Sealing{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[7]
+	mi := &file_muster_record_v1_record_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -727,7 +851,7 @@ func (x *Sealing) String() string {
 func (*Sealing) ProtoMessage() {}
 
 func (x *Sealing) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[7]
+	mi := &file_muster_record_v1_record_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -740,7 +864,7 @@ func (x *Sealing) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Sealing.ProtoReflect.Descriptor instead.
 func (*Sealing) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{7}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Sealing) GetKeyName() string {
@@ -755,6 +879,20 @@ func (x *Sealing) GetUpdatedAt() int64 {
 		return x.UpdatedAt
 	}
 	return 0
+}
+
+func (x *Sealing) GetStandInKey() []byte {
+	if x != nil {
+		return x.StandInKey
+	}
+	return nil
+}
+
+func (x *Sealing) GetStandInEnvelope() *Envelope {
+	if x != nil {
+		return x.StandInEnvelope
+	}
+	return nil
 }
 
 // Blob is a record of table "blobs", which holds data of configs, "sealedblobs", which holds
@@ -776,7 +914,7 @@ type Blob struct {
 
 func (x *Blob) Reset() {
 	*x = Blob{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[8]
+	mi := &file_muster_record_v1_record_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -788,7 +926,7 @@ func (x *Blob) String() string {
 func (*Blob) ProtoMessage() {}
 
 func (x *Blob) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[8]
+	mi := &file_muster_record_v1_record_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -801,7 +939,7 @@ func (x *Blob) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Blob.ProtoReflect.Descriptor instead.
 func (*Blob) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{8}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Blob) GetSize() uint64 {
@@ -843,7 +981,7 @@ type Name struct {
 
 func (x *Name) Reset() {
 	*x = Name{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[9]
+	mi := &file_muster_record_v1_record_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -855,7 +993,7 @@ func (x *Name) String() string {
 func (*Name) ProtoMessage() {}
 
 func (x *Name) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[9]
+	mi := &file_muster_record_v1_record_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -868,7 +1006,7 @@ func (x *Name) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Name.ProtoReflect.Descriptor instead.
 func (*Name) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{9}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Name) GetId() string {
@@ -926,7 +1064,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[10]
+	mi := &file_muster_record_v1_record_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -938,7 +1076,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[10]
+	mi := &file_muster_record_v1_record_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -951,7 +1089,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{10}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Node) GetSpec() *v1.NodeSpec {
@@ -1035,7 +1173,7 @@ type Authority struct {
 
 func (x *Authority) Reset() {
 	*x = Authority{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[11]
+	mi := &file_muster_record_v1_record_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1047,7 +1185,7 @@ func (x *Authority) String() string {
 func (*Authority) ProtoMessage() {}
 
 func (x *Authority) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[11]
+	mi := &file_muster_record_v1_record_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1060,7 +1198,7 @@ func (x *Authority) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Authority.ProtoReflect.Descriptor instead.
 func (*Authority) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{11}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Authority) GetDomain() string {
@@ -1125,7 +1263,7 @@ type RootRotation struct {
 
 func (x *RootRotation) Reset() {
 	*x = RootRotation{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[12]
+	mi := &file_muster_record_v1_record_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1137,7 +1275,7 @@ func (x *RootRotation) String() string {
 func (*RootRotation) ProtoMessage() {}
 
 func (x *RootRotation) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[12]
+	mi := &file_muster_record_v1_record_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1150,7 +1288,7 @@ func (x *RootRotation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RootRotation.ProtoReflect.Descriptor instead.
 func (*RootRotation) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{12}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *RootRotation) GetStartedAt() int64 {
@@ -1188,7 +1326,7 @@ type AuthoritySecrets struct {
 
 func (x *AuthoritySecrets) Reset() {
 	*x = AuthoritySecrets{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[13]
+	mi := &file_muster_record_v1_record_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1200,7 +1338,7 @@ func (x *AuthoritySecrets) String() string {
 func (*AuthoritySecrets) ProtoMessage() {}
 
 func (x *AuthoritySecrets) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[13]
+	mi := &file_muster_record_v1_record_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1213,7 +1351,7 @@ func (x *AuthoritySecrets) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuthoritySecrets.ProtoReflect.Descriptor instead.
 func (*AuthoritySecrets) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{13}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *AuthoritySecrets) GetKey() []byte {
@@ -1256,7 +1394,7 @@ type Token struct {
 
 func (x *Token) Reset() {
 	*x = Token{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[14]
+	mi := &file_muster_record_v1_record_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1268,7 +1406,7 @@ func (x *Token) String() string {
 func (*Token) ProtoMessage() {}
 
 func (x *Token) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[14]
+	mi := &file_muster_record_v1_record_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1281,7 +1419,7 @@ func (x *Token) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Token.ProtoReflect.Descriptor instead.
 func (*Token) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{14}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Token) GetName() string {
@@ -1338,7 +1476,7 @@ type Cluster struct {
 
 func (x *Cluster) Reset() {
 	*x = Cluster{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[15]
+	mi := &file_muster_record_v1_record_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1350,7 +1488,7 @@ func (x *Cluster) String() string {
 func (*Cluster) ProtoMessage() {}
 
 func (x *Cluster) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[15]
+	mi := &file_muster_record_v1_record_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1363,7 +1501,7 @@ func (x *Cluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cluster.ProtoReflect.Descriptor instead.
 func (*Cluster) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{15}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Cluster) GetSpec() *v1.ClusterSpec {
@@ -1438,7 +1576,7 @@ type Task struct {
 
 func (x *Task) Reset() {
 	*x = Task{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[16]
+	mi := &file_muster_record_v1_record_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1450,7 +1588,7 @@ func (x *Task) String() string {
 func (*Task) ProtoMessage() {}
 
 func (x *Task) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[16]
+	mi := &file_muster_record_v1_record_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1463,7 +1601,7 @@ func (x *Task) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Task.ProtoReflect.Descriptor instead.
 func (*Task) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{16}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Task) GetSlot() uint64 {
@@ -1610,7 +1748,7 @@ type Turn struct {
 
 func (x *Turn) Reset() {
 	*x = Turn{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[17]
+	mi := &file_muster_record_v1_record_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1622,7 +1760,7 @@ func (x *Turn) String() string {
 func (*Turn) ProtoMessage() {}
 
 func (x *Turn) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[17]
+	mi := &file_muster_record_v1_record_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1635,7 +1773,7 @@ func (x *Turn) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Turn.ProtoReflect.Descriptor instead.
 func (*Turn) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{17}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Turn) GetRollout() uint64 {
@@ -1685,7 +1823,7 @@ type Rollout struct {
 
 func (x *Rollout) Reset() {
 	*x = Rollout{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[18]
+	mi := &file_muster_record_v1_record_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1697,7 +1835,7 @@ func (x *Rollout) String() string {
 func (*Rollout) ProtoMessage() {}
 
 func (x *Rollout) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[18]
+	mi := &file_muster_record_v1_record_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1710,7 +1848,7 @@ func (x *Rollout) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rollout.ProtoReflect.Descriptor instead.
 func (*Rollout) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{18}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Rollout) GetState() v1.UpdateStatus_State {
@@ -1796,7 +1934,7 @@ type Network struct {
 
 func (x *Network) Reset() {
 	*x = Network{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[19]
+	mi := &file_muster_record_v1_record_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1808,7 +1946,7 @@ func (x *Network) String() string {
 func (*Network) ProtoMessage() {}
 
 func (x *Network) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[19]
+	mi := &file_muster_record_v1_record_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1821,7 +1959,7 @@ func (x *Network) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Network.ProtoReflect.Descriptor instead.
 func (*Network) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{19}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Network) GetSpec() *v1.NetworkSpec {
@@ -1876,7 +2014,7 @@ type NetworkState struct {
 
 func (x *NetworkState) Reset() {
 	*x = NetworkState{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[20]
+	mi := &file_muster_record_v1_record_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1888,7 +2026,7 @@ func (x *NetworkState) String() string {
 func (*NetworkState) ProtoMessage() {}
 
 func (x *NetworkState) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[20]
+	mi := &file_muster_record_v1_record_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1901,7 +2039,7 @@ func (x *NetworkState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NetworkState.ProtoReflect.Descriptor instead.
 func (*NetworkState) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{20}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *NetworkState) GetSubnets() []string {
@@ -1982,7 +2120,7 @@ type Block struct {
 
 func (x *Block) Reset() {
 	*x = Block{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[21]
+	mi := &file_muster_record_v1_record_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1994,7 +2132,7 @@ func (x *Block) String() string {
 func (*Block) ProtoMessage() {}
 
 func (x *Block) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[21]
+	mi := &file_muster_record_v1_record_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2007,7 +2145,7 @@ func (x *Block) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Block.ProtoReflect.Descriptor instead.
 func (*Block) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{21}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Block) GetNodeId() string {
@@ -2047,7 +2185,7 @@ type AllocatorFence struct {
 
 func (x *AllocatorFence) Reset() {
 	*x = AllocatorFence{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[22]
+	mi := &file_muster_record_v1_record_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2059,7 +2197,7 @@ func (x *AllocatorFence) String() string {
 func (*AllocatorFence) ProtoMessage() {}
 
 func (x *AllocatorFence) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[22]
+	mi := &file_muster_record_v1_record_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2072,7 +2210,7 @@ func (x *AllocatorFence) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AllocatorFence.ProtoReflect.Descriptor instead.
 func (*AllocatorFence) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{22}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *AllocatorFence) GetHolder() string {
@@ -2104,7 +2242,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[23]
+	mi := &file_muster_record_v1_record_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2116,7 +2254,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[23]
+	mi := &file_muster_record_v1_record_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2129,7 +2267,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{23}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Endpoint) GetEndpoint() *v1.Endpoint {
@@ -2179,7 +2317,7 @@ type Assignment struct {
 
 func (x *Assignment) Reset() {
 	*x = Assignment{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[24]
+	mi := &file_muster_record_v1_record_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2191,7 +2329,7 @@ func (x *Assignment) String() string {
 func (*Assignment) ProtoMessage() {}
 
 func (x *Assignment) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[24]
+	mi := &file_muster_record_v1_record_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2204,7 +2342,7 @@ func (x *Assignment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Assignment.ProtoReflect.Descriptor instead.
 func (*Assignment) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{24}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Assignment) GetAssignedAt() int64 {
@@ -2279,7 +2417,7 @@ type Placement struct {
 
 func (x *Placement) Reset() {
 	*x = Placement{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[25]
+	mi := &file_muster_record_v1_record_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2291,7 +2429,7 @@ func (x *Placement) String() string {
 func (*Placement) ProtoMessage() {}
 
 func (x *Placement) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[25]
+	mi := &file_muster_record_v1_record_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2304,7 +2442,7 @@ func (x *Placement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Placement.ProtoReflect.Descriptor instead.
 func (*Placement) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{25}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Placement) GetPending() uint64 {
@@ -2351,7 +2489,7 @@ type SchedulerFence struct {
 
 func (x *SchedulerFence) Reset() {
 	*x = SchedulerFence{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[26]
+	mi := &file_muster_record_v1_record_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2363,7 +2501,7 @@ func (x *SchedulerFence) String() string {
 func (*SchedulerFence) ProtoMessage() {}
 
 func (x *SchedulerFence) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[26]
+	mi := &file_muster_record_v1_record_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2376,7 +2514,7 @@ func (x *SchedulerFence) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SchedulerFence.ProtoReflect.Descriptor instead.
 func (*SchedulerFence) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{26}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *SchedulerFence) GetHolder() string {
@@ -2405,7 +2543,7 @@ type FilterCount struct {
 
 func (x *FilterCount) Reset() {
 	*x = FilterCount{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[27]
+	mi := &file_muster_record_v1_record_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2417,7 +2555,7 @@ func (x *FilterCount) String() string {
 func (*FilterCount) ProtoMessage() {}
 
 func (x *FilterCount) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[27]
+	mi := &file_muster_record_v1_record_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2430,7 +2568,7 @@ func (x *FilterCount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FilterCount.ProtoReflect.Descriptor instead.
 func (*FilterCount) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{27}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *FilterCount) GetFilter() string {
@@ -2472,7 +2610,7 @@ type NodeState struct {
 
 func (x *NodeState) Reset() {
 	*x = NodeState{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[28]
+	mi := &file_muster_record_v1_record_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2484,7 +2622,7 @@ func (x *NodeState) String() string {
 func (*NodeState) ProtoMessage() {}
 
 func (x *NodeState) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[28]
+	mi := &file_muster_record_v1_record_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2497,7 +2635,7 @@ func (x *NodeState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeState.ProtoReflect.Descriptor instead.
 func (*NodeState) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{28}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *NodeState) GetDescription() *v1.NodeDescription {
@@ -2581,7 +2719,7 @@ type Status struct {
 
 func (x *Status) Reset() {
 	*x = Status{}
-	mi := &file_muster_record_v1_record_proto_msgTypes[29]
+	mi := &file_muster_record_v1_record_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2593,7 +2731,7 @@ func (x *Status) String() string {
 func (*Status) ProtoMessage() {}
 
 func (x *Status) ProtoReflect() protoreflect.Message {
-	mi := &file_muster_record_v1_record_proto_msgTypes[29]
+	mi := &file_muster_record_v1_record_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2606,7 +2744,7 @@ func (x *Status) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Status.ProtoReflect.Descriptor instead.
 func (*Status) Descriptor() ([]byte, []int) {
-	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{29}
+	return file_muster_record_v1_record_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Status) GetState() v1.TaskState {
@@ -2726,11 +2864,19 @@ const file_muster_record_v1_record_proto_rawDesc = "" +
 	"\aattempt\x18\x0e \x01(\x04R\aattempt\x12\x1d\n" +
 	"\n" +
 	"rolls_back\x18\x0f \x01(\bR\trollsBack\x12,\n" +
-	"\x12ingress_network_id\x18\x10 \x01(\tR\x10ingressNetworkId\"N\n" +
+	"\x12ingress_network_id\x18\x10 \x01(\tR\x10ingressNetworkId\"\x9e\x01\n" +
 	"\x04Spec\x12'\n" +
 	"\x04task\x18\x01 \x01(\v2\x13.muster.v1.TaskSpecR\x04task\x12\x1d\n" +
 	"\n" +
-	"created_at\x18\x02 \x01(\x03R\tcreatedAt\"\xbc\x01\n" +
+	"created_at\x18\x02 \x01(\x03R\tcreatedAt\x126\n" +
+	"\benvelope\x18\x03 \x01(\v2\x1a.muster.record.v1.EnvelopeR\benvelope\x12\x16\n" +
+	"\x06values\x18\x04 \x01(\fR\x06values\"I\n" +
+	"\n" +
+	"SpecValues\x12;\n" +
+	"\bruntimes\x18\x01 \x03(\v2\x1f.muster.record.v1.RuntimeValuesR\bruntimes\"F\n" +
+	"\rRuntimeValues\x12\x10\n" +
+	"\x03env\x18\x01 \x03(\tR\x03env\x12#\n" +
+	"\rregistry_auth\x18\x02 \x01(\tR\fregistryAuth\"\xbc\x01\n" +
 	"\x06Config\x12)\n" +
 	"\x04spec\x18\x01 \x01(\v2\x15.muster.v1.ConfigSpecR\x04spec\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\fR\x06digest\x12\x12\n" +
@@ -2779,11 +2925,14 @@ const file_muster_record_v1_record_proto_rawDesc = "" +
 	"\x04size\x18\b \x01(\x04R\x04size\"@\n" +
 	"\bEnvelope\x12\x19\n" +
 	"\bkey_name\x18\x01 \x01(\tR\akeyName\x12\x19\n" +
-	"\bdata_key\x18\x02 \x01(\fR\adataKey\"C\n" +
+	"\bdata_key\x18\x02 \x01(\fR\adataKey\"\xad\x01\n" +
 	"\aSealing\x12\x19\n" +
 	"\bkey_name\x18\x01 \x01(\tR\akeyName\x12\x1d\n" +
 	"\n" +
-	"updated_at\x18\x02 \x01(\x03R\tupdatedAt\"G\n" +
+	"updated_at\x18\x02 \x01(\x03R\tupdatedAt\x12 \n" +
+	"\fstand_in_key\x18\x03 \x01(\fR\n" +
+	"standInKey\x12F\n" +
+	"\x11stand_in_envelope\x18\x04 \x01(\v2\x1a.muster.record.v1.EnvelopeR\x0fstandInEnvelope\"G\n" +
 	"\x04Blob\x12\x12\n" +
 	"\x04size\x18\x01 \x01(\x04R\x04size\x12\x17\n" +
 	"\aused_at\x18\x02 \x01(\x03R\x06usedAt\x12\x12\n" +
@@ -2982,97 +3131,102 @@ func file_muster_record_v1_record_proto_rawDescGZIP() []byte {
 	return file_muster_record_v1_record_proto_rawDescData
 }
 
-var file_muster_record_v1_record_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
+var file_muster_record_v1_record_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
 var file_muster_record_v1_record_proto_goTypes = []any{
 	(*Service)(nil),              // 0: muster.record.v1.Service
 	(*Spec)(nil),                 // 1: muster.record.v1.Spec
-	(*Config)(nil),               // 2: muster.record.v1.Config
-	(*Secret)(nil),               // 3: muster.record.v1.Secret
-	(*Stack)(nil),                // 4: muster.record.v1.Stack
-	(*StackRevision)(nil),        // 5: muster.record.v1.StackRevision
-	(*Envelope)(nil),             // 6: muster.record.v1.Envelope
-	(*Sealing)(nil),              // 7: muster.record.v1.Sealing
-	(*Blob)(nil),                 // 8: muster.record.v1.Blob
-	(*Name)(nil),                 // 9: muster.record.v1.Name
-	(*Node)(nil),                 // 10: muster.record.v1.Node
-	(*Authority)(nil),            // 11: muster.record.v1.Authority
-	(*RootRotation)(nil),         // 12: muster.record.v1.RootRotation
-	(*AuthoritySecrets)(nil),     // 13: muster.record.v1.AuthoritySecrets
-	(*Token)(nil),                // 14: muster.record.v1.Token
-	(*Cluster)(nil),              // 15: muster.record.v1.Cluster
-	(*Task)(nil),                 // 16: muster.record.v1.Task
-	(*Turn)(nil),                 // 17: muster.record.v1.Turn
-	(*Rollout)(nil),              // 18: muster.record.v1.Rollout
-	(*Network)(nil),              // 19: muster.record.v1.Network
-	(*NetworkState)(nil),         // 20: muster.record.v1.NetworkState
-	(*Block)(nil),                // 21: muster.record.v1.Block
-	(*AllocatorFence)(nil),       // 22: muster.record.v1.AllocatorFence
-	(*Endpoint)(nil),             // 23: muster.record.v1.Endpoint
-	(*Assignment)(nil),           // 24: muster.record.v1.Assignment
-	(*Placement)(nil),            // 25: muster.record.v1.Placement
-	(*SchedulerFence)(nil),       // 26: muster.record.v1.SchedulerFence
-	(*FilterCount)(nil),          // 27: muster.record.v1.FilterCount
-	(*NodeState)(nil),            // 28: muster.record.v1.NodeState
-	(*Status)(nil),               // 29: muster.record.v1.Status
-	nil,                          // 30: muster.record.v1.Stack.LabelsEntry
-	nil,                          // 31: muster.record.v1.Endpoint.NetworkErrorsEntry
-	(*v1.ServiceSpec)(nil),       // 32: muster.v1.ServiceSpec
-	(*v1.EndpointSpec)(nil),      // 33: muster.v1.EndpointSpec
-	(*v1.TaskSpec)(nil),          // 34: muster.v1.TaskSpec
-	(*v1.ConfigSpec)(nil),        // 35: muster.v1.ConfigSpec
-	(*v1.SecretSpec)(nil),        // 36: muster.v1.SecretSpec
-	(*v1.NodeSpec)(nil),          // 37: muster.v1.NodeSpec
-	(v11.Role)(0),                // 38: muster.auth.v1.Role
-	(*v1.ClusterSpec)(nil),       // 39: muster.v1.ClusterSpec
-	(v1.TaskState)(0),            // 40: muster.v1.TaskState
-	(v1.UpdateStatus_State)(0),   // 41: muster.v1.UpdateStatus.State
-	(*v1.NetworkSpec)(nil),       // 42: muster.v1.NetworkSpec
-	(*v1.Endpoint)(nil),          // 43: muster.v1.Endpoint
-	(*v1.GenericResource)(nil),   // 44: muster.v1.GenericResource
-	(*v1.PortConfig)(nil),        // 45: muster.v1.PortConfig
-	(*v1.NodeDescription)(nil),   // 46: muster.v1.NodeDescription
-	(v1.NodeStatus_State)(0),     // 47: muster.v1.NodeStatus.State
-	(*v1.RuntimeStatus)(nil),     // 48: muster.v1.RuntimeStatus
-	(*v1.NetworkAttachment)(nil), // 49: muster.v1.NetworkAttachment
-	(*v1.ContainerStatus)(nil),   // 50: muster.v1.ContainerStatus
+	(*SpecValues)(nil),           // 2: muster.record.v1.SpecValues
+	(*RuntimeValues)(nil),        // 3: muster.record.v1.RuntimeValues
+	(*Config)(nil),               // 4: muster.record.v1.Config
+	(*Secret)(nil),               // 5: muster.record.v1.Secret
+	(*Stack)(nil),                // 6: muster.record.v1.Stack
+	(*StackRevision)(nil),        // 7: muster.record.v1.StackRevision
+	(*Envelope)(nil),             // 8: muster.record.v1.Envelope
+	(*Sealing)(nil),              // 9: muster.record.v1.Sealing
+	(*Blob)(nil),                 // 10: muster.record.v1.Blob
+	(*Name)(nil),                 // 11: muster.record.v1.Name
+	(*Node)(nil),                 // 12: muster.record.v1.Node
+	(*Authority)(nil),            // 13: muster.record.v1.Authority
+	(*RootRotation)(nil),         // 14: muster.record.v1.RootRotation
+	(*AuthoritySecrets)(nil),     // 15: muster.record.v1.AuthoritySecrets
+	(*Token)(nil),                // 16: muster.record.v1.Token
+	(*Cluster)(nil),              // 17: muster.record.v1.Cluster
+	(*Task)(nil),                 // 18: muster.record.v1.Task
+	(*Turn)(nil),                 // 19: muster.record.v1.Turn
+	(*Rollout)(nil),              // 20: muster.record.v1.Rollout
+	(*Network)(nil),              // 21: muster.record.v1.Network
+	(*NetworkState)(nil),         // 22: muster.record.v1.NetworkState
+	(*Block)(nil),                // 23: muster.record.v1.Block
+	(*AllocatorFence)(nil),       // 24: muster.record.v1.AllocatorFence
+	(*Endpoint)(nil),             // 25: muster.record.v1.Endpoint
+	(*Assignment)(nil),           // 26: muster.record.v1.Assignment
+	(*Placement)(nil),            // 27: muster.record.v1.Placement
+	(*SchedulerFence)(nil),       // 28: muster.record.v1.SchedulerFence
+	(*FilterCount)(nil),          // 29: muster.record.v1.FilterCount
+	(*NodeState)(nil),            // 30: muster.record.v1.NodeState
+	(*Status)(nil),               // 31: muster.record.v1.Status
+	nil,                          // 32: muster.record.v1.Stack.LabelsEntry
+	nil,                          // 33: muster.record.v1.Endpoint.NetworkErrorsEntry
+	(*v1.ServiceSpec)(nil),       // 34: muster.v1.ServiceSpec
+	(*v1.EndpointSpec)(nil),      // 35: muster.v1.EndpointSpec
+	(*v1.TaskSpec)(nil),          // 36: muster.v1.TaskSpec
+	(*v1.ConfigSpec)(nil),        // 37: muster.v1.ConfigSpec
+	(*v1.SecretSpec)(nil),        // 38: muster.v1.SecretSpec
+	(*v1.NodeSpec)(nil),          // 39: muster.v1.NodeSpec
+	(v11.Role)(0),                // 40: muster.auth.v1.Role
+	(*v1.ClusterSpec)(nil),       // 41: muster.v1.ClusterSpec
+	(v1.TaskState)(0),            // 42: muster.v1.TaskState
+	(v1.UpdateStatus_State)(0),   // 43: muster.v1.UpdateStatus.State
+	(*v1.NetworkSpec)(nil),       // 44: muster.v1.NetworkSpec
+	(*v1.Endpoint)(nil),          // 45: muster.v1.Endpoint
+	(*v1.GenericResource)(nil),   // 46: muster.v1.GenericResource
+	(*v1.PortConfig)(nil),        // 47: muster.v1.PortConfig
+	(*v1.NodeDescription)(nil),   // 48: muster.v1.NodeDescription
+	(v1.NodeStatus_State)(0),     // 49: muster.v1.NodeStatus.State
+	(*v1.RuntimeStatus)(nil),     // 50: muster.v1.RuntimeStatus
+	(*v1.NetworkAttachment)(nil), // 51: muster.v1.NetworkAttachment
+	(*v1.ContainerStatus)(nil),   // 52: muster.v1.ContainerStatus
 }
 var file_muster_record_v1_record_proto_depIdxs = []int32{
-	32, // 0: muster.record.v1.Service.spec:type_name -> muster.v1.ServiceSpec
-	32, // 1: muster.record.v1.Service.previous_spec:type_name -> muster.v1.ServiceSpec
-	33, // 2: muster.record.v1.Service.former_endpoint:type_name -> muster.v1.EndpointSpec
-	34, // 3: muster.record.v1.Spec.task:type_name -> muster.v1.TaskSpec
-	35, // 4: muster.record.v1.Config.spec:type_name -> muster.v1.ConfigSpec
-	36, // 5: muster.record.v1.Secret.spec:type_name -> muster.v1.SecretSpec
-	6,  // 6: muster.record.v1.Secret.envelope:type_name -> muster.record.v1.Envelope
-	30, // 7: muster.record.v1.Stack.labels:type_name -> muster.record.v1.Stack.LabelsEntry
-	5,  // 8: muster.record.v1.Stack.revisions:type_name -> muster.record.v1.StackRevision
-	6,  // 9: muster.record.v1.StackRevision.envelope:type_name -> muster.record.v1.Envelope
-	37, // 10: muster.record.v1.Node.spec:type_name -> muster.v1.NodeSpec
-	12, // 11: muster.record.v1.Authority.rotation:type_name -> muster.record.v1.RootRotation
-	38, // 12: muster.record.v1.Token.role:type_name -> muster.auth.v1.Role
-	39, // 13: muster.record.v1.Cluster.spec:type_name -> muster.v1.ClusterSpec
-	40, // 14: muster.record.v1.Task.desired_state:type_name -> muster.v1.TaskState
-	17, // 15: muster.record.v1.Task.turn:type_name -> muster.record.v1.Turn
-	41, // 16: muster.record.v1.Rollout.state:type_name -> muster.v1.UpdateStatus.State
-	42, // 17: muster.record.v1.Network.spec:type_name -> muster.v1.NetworkSpec
-	43, // 18: muster.record.v1.Endpoint.endpoint:type_name -> muster.v1.Endpoint
-	31, // 19: muster.record.v1.Endpoint.network_errors:type_name -> muster.record.v1.Endpoint.NetworkErrorsEntry
-	44, // 20: muster.record.v1.Assignment.generic:type_name -> muster.v1.GenericResource
-	45, // 21: muster.record.v1.Assignment.ports:type_name -> muster.v1.PortConfig
-	27, // 22: muster.record.v1.Placement.filters:type_name -> muster.record.v1.FilterCount
-	46, // 23: muster.record.v1.NodeState.description:type_name -> muster.v1.NodeDescription
-	47, // 24: muster.record.v1.NodeState.state:type_name -> muster.v1.NodeStatus.State
-	40, // 25: muster.record.v1.Status.state:type_name -> muster.v1.TaskState
-	48, // 26: muster.record.v1.Status.runtime:type_name -> muster.v1.RuntimeStatus
-	45, // 27: muster.record.v1.Status.ports:type_name -> muster.v1.PortConfig
-	40, // 28: muster.record.v1.Status.reached:type_name -> muster.v1.TaskState
-	49, // 29: muster.record.v1.Status.networks:type_name -> muster.v1.NetworkAttachment
-	50, // 30: muster.record.v1.Status.containers:type_name -> muster.v1.ContainerStatus
-	31, // [31:31] is the sub-list for method output_type
-	31, // [31:31] is the sub-list for method input_type
-	31, // [31:31] is the sub-list for extension type_name
-	31, // [31:31] is the sub-list for extension extendee
-	0,  // [0:31] is the sub-list for field type_name
+	34, // 0: muster.record.v1.Service.spec:type_name -> muster.v1.ServiceSpec
+	34, // 1: muster.record.v1.Service.previous_spec:type_name -> muster.v1.ServiceSpec
+	35, // 2: muster.record.v1.Service.former_endpoint:type_name -> muster.v1.EndpointSpec
+	36, // 3: muster.record.v1.Spec.task:type_name -> muster.v1.TaskSpec
+	8,  // 4: muster.record.v1.Spec.envelope:type_name -> muster.record.v1.Envelope
+	3,  // 5: muster.record.v1.SpecValues.runtimes:type_name -> muster.record.v1.RuntimeValues
+	37, // 6: muster.record.v1.Config.spec:type_name -> muster.v1.ConfigSpec
+	38, // 7: muster.record.v1.Secret.spec:type_name -> muster.v1.SecretSpec
+	8,  // 8: muster.record.v1.Secret.envelope:type_name -> muster.record.v1.Envelope
+	32, // 9: muster.record.v1.Stack.labels:type_name -> muster.record.v1.Stack.LabelsEntry
+	7,  // 10: muster.record.v1.Stack.revisions:type_name -> muster.record.v1.StackRevision
+	8,  // 11: muster.record.v1.StackRevision.envelope:type_name -> muster.record.v1.Envelope
+	8,  // 12: muster.record.v1.Sealing.stand_in_envelope:type_name -> muster.record.v1.Envelope
+	39, // 13: muster.record.v1.Node.spec:type_name -> muster.v1.NodeSpec
+	14, // 14: muster.record.v1.Authority.rotation:type_name -> muster.record.v1.RootRotation
+	40, // 15: muster.record.v1.Token.role:type_name -> muster.auth.v1.Role
+	41, // 16: muster.record.v1.Cluster.spec:type_name -> muster.v1.ClusterSpec
+	42, // 17: muster.record.v1.Task.desired_state:type_name -> muster.v1.TaskState
+	19, // 18: muster.record.v1.Task.turn:type_name -> muster.record.v1.Turn
+	43, // 19: muster.record.v1.Rollout.state:type_name -> muster.v1.UpdateStatus.State
+	44, // 20: muster.record.v1.Network.spec:type_name -> muster.v1.NetworkSpec
+	45, // 21: muster.record.v1.Endpoint.endpoint:type_name -> muster.v1.Endpoint
+	33, // 22: muster.record.v1.Endpoint.network_errors:type_name -> muster.record.v1.Endpoint.NetworkErrorsEntry
+	46, // 23: muster.record.v1.Assignment.generic:type_name -> muster.v1.GenericResource
+	47, // 24: muster.record.v1.Assignment.ports:type_name -> muster.v1.PortConfig
+	29, // 25: muster.record.v1.Placement.filters:type_name -> muster.record.v1.FilterCount
+	48, // 26: muster.record.v1.NodeState.description:type_name -> muster.v1.NodeDescription
+	49, // 27: muster.record.v1.NodeState.state:type_name -> muster.v1.NodeStatus.State
+	42, // 28: muster.record.v1.Status.state:type_name -> muster.v1.TaskState
+	50, // 29: muster.record.v1.Status.runtime:type_name -> muster.v1.RuntimeStatus
+	47, // 30: muster.record.v1.Status.ports:type_name -> muster.v1.PortConfig
+	42, // 31: muster.record.v1.Status.reached:type_name -> muster.v1.TaskState
+	51, // 32: muster.record.v1.Status.networks:type_name -> muster.v1.NetworkAttachment
+	52, // 33: muster.record.v1.Status.containers:type_name -> muster.v1.ContainerStatus
+	34, // [34:34] is the sub-list for method output_type
+	34, // [34:34] is the sub-list for method input_type
+	34, // [34:34] is the sub-list for extension type_name
+	34, // [34:34] is the sub-list for extension extendee
+	0,  // [0:34] is the sub-list for field type_name
 }
 
 func init() { file_muster_record_v1_record_proto_init() }
@@ -3086,7 +3240,7 @@ func file_muster_record_v1_record_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_muster_record_v1_record_proto_rawDesc), len(file_muster_record_v1_record_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   32,
+			NumMessages:   34,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

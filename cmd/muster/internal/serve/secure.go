@@ -45,7 +45,7 @@ func (f *authorityFlags) given() bool { return f != nil && f.keyFile != "" }
 
 // addOpener adds a dispatcher's setting of the cluster's keys.
 func addOpener(fs *pflag.FlagSet, keyFile *string) {
-	fs.StringVar(keyFile, "cluster-key-file", "", "file with the key that opens secrets for workers, the same as apid's. Not needed without secrets. Several keys, one per line, while the key is being replaced")
+	fs.StringVar(keyFile, "cluster-key-file", "", "file with the key that opens secrets and environments for workers, the same as apid's. Several keys, one per line, while the key is being replaced")
 }
 
 // loadKeys returns the cluster's keys; nil if no file is given.
