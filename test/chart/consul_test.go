@@ -16,7 +16,6 @@ import (
 	"time"
 
 	"github.com/musterhq/muster/test/kit/consultest"
-	"github.com/musterhq/muster/test/kit/process"
 )
 
 // startConsul starts a Consul server with TLS and ACLs at an address, until the test
@@ -82,12 +81,6 @@ func certificates(t *testing.T, dir, address string) {
 		t.Fatal(err)
 	}
 	write(t, filepath.Join(dir, "consul-key.pem"), string(pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: der})))
-}
-
-// start runs a program until the test ends.
-func start(t *testing.T, name string, args ...string) *process.Process {
-	t.Helper()
-	return process.StartFor(t, process.Config{Name: name, Command: append([]string{program(t, name)}, args...)})
 }
 
 func write(t *testing.T, path, content string) {
