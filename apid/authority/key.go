@@ -162,7 +162,7 @@ func keyHolders(found clusterstatus.Findings) []*musterv1.KeyHolder {
 }
 
 // lookAgain is the least time between two looks at whether all daemons can open task specs.
-const lookAgain = 5 * time.Second
+const lookAgain = 15 * time.Second
 
 // SealSpecs has the values of task specs sealed from now on, if that is not so yet and every
 // daemon that opens them can do so: a daemon of a former version, or one without the key,
@@ -177,8 +177,8 @@ func (c *Control) SealSpecs(ctx context.Context) {
 	if s.SealsSpecs(c.backend.Snapshot()) || time.Since(c.looked) < lookAgain {
 		return
 	}
-	c.looked = time.Now()
-	ctx, cancel := context.WithTimeout(ctx, lookAgain)
+	defer func() { c.looked = time.Now() }()
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	err := func() error {
 		key, err := c.current(ctx)
@@ -196,6 +196,14 @@ func (c *Control) SealSpecs(ctx context.Context) {
 		for _, h := range holders {
 			if !slices.Contains(h.Keys, key) || !found.Reports[h.Instance].GetOpensSpecs() {
 				return fmt.Errorf("%s %s at %s cannot open them: start it in this version, with --cluster-key-file", h.Daemon, h.Instance, h.Address)
+			}
+		}
+		// One that has just started may not be a member yet.
+		for _, daemon := range []string{apid, dispatcher} {
+			for _, p := range found.Processes[daemon] {
+				if p.Alive && !slices.ContainsFunc(holders, func(h *musterv1.KeyHolder) bool { return h.Address == p.Address }) {
+					return fmt.Errorf("%s at %s is not known yet", daemon, p.Address)
+				}
 			}
 		}
 		return s.SealSpecs(ctx)

@@ -83,18 +83,20 @@ func (b *Backend) Sync(ctx context.Context, tables ...store.TableDef) error {
 // object lacks its task spec, it waits until all task specs that have been written are
 // seen, and calls fn again: the table of specs may be seen later than what refers to it.
 func (b *Backend) ReadWhole(ctx context.Context, read func(fn func(*objects.Reader)), fn func(*objects.Reader)) error {
-	lacks := false
-	read(func(r *objects.Reader) {
+	lacks, sealed := false, error(nil)
+	again := func(r *objects.Reader) {
 		fn(r)
-		lacks = r.LacksSpec()
-	})
-	if !lacks {
-		return nil
+		lacks, sealed = r.LacksSpec(), r.SealedSpec()
 	}
-	if b.Sync(ctx, b.Tables.Specs) != nil {
-		return status.Error(codes.Unavailable, "this API server could not yet read a task spec from the store; try again")
+	if read(again); lacks {
+		if b.Sync(ctx, b.Tables.Specs) != nil {
+			return status.Error(codes.Unavailable, "this API server could not yet read a task spec from the store; try again")
+		}
+		b.View.Read(again)
 	}
-	b.View.Read(fn)
+	if sealed != nil {
+		return status.Error(codes.FailedPrecondition, sealed.Error())
+	}
 	return nil
 }
 

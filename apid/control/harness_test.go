@@ -14,6 +14,7 @@ import (
 	"github.com/musterhq/muster/apid/authority"
 	"github.com/musterhq/muster/apid/backend/backendtest"
 	"github.com/musterhq/muster/apid/control"
+	"github.com/musterhq/muster/apid/probes"
 	"github.com/musterhq/muster/apid/sealing"
 	clusterstatus "github.com/musterhq/muster/apid/status"
 	"github.com/musterhq/muster/apid/tokens"
@@ -47,10 +48,23 @@ type looker interface {
 
 func startFound(t *testing.T, keys *seal.Keyring, found looker) (*fixture, *sealing.Sealer) {
 	t.Helper()
+	return startOn(t, keys, found, nil)
+}
+
+// startProbed starts a server that asks workers.
+func startProbed(t *testing.T, prober *probes.Prober) *fixture {
+	t.Helper()
+	keys, opens := testKeys(t), true
+	f, _ := startOn(t, keys, oneDispatcher{keys.Names(), &opens}, prober)
+	return f
+}
+
+func startOn(t *testing.T, keys *seal.Keyring, found looker, prober *probes.Prober) (*fixture, *sealing.Sealer) {
+	t.Helper()
 	b := backendtest.StartSealed(t, keys)
 	sealer := sealing.New(b, keys, nil)
 	return &fixture{control.New(b, control.Options{
-		Tokens: tokens.New(b), Authority: authority.New(b, authority.Options{Sealer: sealer, Looker: found}), Sealer: sealer, Watchers: prometheus.NewGauge(prometheus.GaugeOpts{}),
+		Tokens: tokens.New(b), Authority: authority.New(b, authority.Options{Sealer: sealer, Looker: found}), Sealer: sealer, Watchers: prometheus.NewGauge(prometheus.GaugeOpts{}), Prober: prober,
 	}), t}, sealer
 }
 

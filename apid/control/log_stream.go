@@ -33,10 +33,10 @@ func (s *Server) ServiceLogs(req *musterv1.ServiceLogsRequest, stream musterv1.C
 	}
 	if err := s.checkContainer(req.Options.GetContainer(), func(r *objects.Reader) (specs []*musterv1.TaskSpec) {
 		if service, ok := r.Service(id); ok {
-			specs = append(specs, r.TaskSpec(service.Record.TaskDigest))
+			specs = append(specs, r.StoredSpec(service.Record.TaskDigest))
 		}
 		r.ServiceTasks(id, "", func(t *objects.Task) bool {
-			specs = append(specs, r.TaskSpec(t.Record.SpecDigest))
+			specs = append(specs, r.StoredSpec(t.Record.SpecDigest))
 			return true
 		})
 		return specs

@@ -80,7 +80,7 @@ func namedVolumes(r *objects.Reader) volumeNames {
 			if len(digest) == 0 {
 				continue
 			}
-			for _, c := range taskspec.Containers(r.TaskSpec(digest)) {
+			for _, c := range taskspec.Containers(r.StoredSpec(digest)) {
 				for _, m := range c.GetMounts() {
 					if m.GetType() == musterv1.Mount_VOLUME && m.GetSource() != "" {
 						name := r.ServiceName(s.ID)

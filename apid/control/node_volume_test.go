@@ -8,7 +8,6 @@ import (
 	"testing"
 	"testing/synctest"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
@@ -18,12 +17,7 @@ import (
 	dispatcherv1 "github.com/musterhq/muster/api/muster/dispatcher/v1"
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
-	"github.com/musterhq/muster/apid/authority"
-	"github.com/musterhq/muster/apid/backend/backendtest"
-	"github.com/musterhq/muster/apid/control"
 	"github.com/musterhq/muster/apid/probes"
-	"github.com/musterhq/muster/apid/sealing"
-	"github.com/musterhq/muster/apid/tokens"
 	"github.com/musterhq/muster/internal/store"
 )
 
@@ -68,11 +62,7 @@ func testVolumesThatServicesName(t *testing.T) {
 		return grpc.NewClient("passthrough:///d", grpc.WithTransportCredentials(insecure.NewCredentials()),
 			grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return listener.DialContext(ctx) }))
 	})
-	b := backendtest.Start(t)
-	sealer := sealing.New(b, testKeys(t), nil)
-	f := &fixture{control.New(b, control.Options{
-		Tokens: tokens.New(b), Authority: authority.New(b, authority.Options{Sealer: sealer}), Sealer: sealer, Watchers: prometheus.NewGauge(prometheus.GaugeOpts{}), Prober: prober,
-	}), t}
+	f := startProbed(t, prober)
 	f.update(func(tx *store.Tx) {
 		f.Tables.Nodes.Put(tx, "n1", &recordv1.Node{Spec: &musterv1.NodeSpec{}})
 		f.Tables.NodeStates.Put(tx, "n1", &recordv1.NodeState{Description: &musterv1.NodeDescription{Hostname: "one"}})

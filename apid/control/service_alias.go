@@ -82,7 +82,7 @@ func (s *Server) aliasOn(id, alias string, networks []string) (service, network 
 			if o.ID == id {
 				return true
 			}
-			for _, n := range r.TaskSpec(o.Record.TaskDigest).GetNetworks() {
+			for _, n := range r.StoredSpec(o.Record.TaskDigest).GetNetworks() {
 				if slices.Contains(networks, n.Target) && slices.ContainsFunc(n.Aliases, func(a string) bool { return strings.EqualFold(a, alias) }) {
 					service, network = o.Name(), n.Target
 					if known, ok := r.Network(n.Target); ok {

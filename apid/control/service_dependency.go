@@ -75,7 +75,10 @@ func (s *Server) restartDependents(ctx context.Context, tx *store.Tx, name strin
 			continue
 		}
 		c.done[id] = true
-		stored := s.readService(tx, id, e)
+		stored, err := s.readService(tx, id, e)
+		if err != nil {
+			return err
+		}
 		if stored.task == nil || stored.stuck {
 			continue
 		}

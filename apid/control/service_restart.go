@@ -31,7 +31,10 @@ func (s *Server) restartUsers(ctx context.Context, tx *store.Tx, secret bool, id
 	}
 	now := time.Now()
 	for _, e := range users {
-		stored := s.readService(tx, e.Key, e)
+		stored, err := s.readService(tx, e.Key, e)
+		if err != nil {
+			return err
+		}
 		if stored.rolledBack {
 			continue
 		}

@@ -7,7 +7,6 @@ import (
 	"strings"
 	"time"
 
-	"go.uber.org/zap"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -94,18 +93,17 @@ func (s *Server) keepSpec(tx *store.Tx, digest []byte, spec *recordv1.Spec, now 
 	s.Tables.Specs.Put(tx, key, spec)
 }
 
-// taskSpec returns a task spec with all values; nil if it cannot be read.
-func (s *Server) taskSpec(tx *store.Tx, digest []byte) *musterv1.TaskSpec {
+// taskSpec returns a task spec with all values; nil if it is gone.
+func (s *Server) taskSpec(tx *store.Tx, digest []byte) (*musterv1.TaskSpec, error) {
 	e, ok := s.Tables.Specs.Get(tx, state.SpecKey(digest))
 	if !ok {
-		return nil
+		return nil, nil
 	}
 	spec, err := s.opt.Sealer.OpenSpec(e.Key, e.Value)
 	if err != nil {
-		s.Log.Error("failed to open task spec", zap.String("spec", e.Key), zap.Error(err))
-		return nil
+		return nil, status.Error(codes.FailedPrecondition, err.Error())
 	}
-	return spec
+	return spec, nil
 }
 
 // storedService is a service within a transaction that changes it.
@@ -192,7 +190,10 @@ func (s *Server) updateService(ctx context.Context, ref string, version *uint64,
 	s.SealSpecs(ctx)
 	now, restarts := time.Now(), s.restarts()
 	return s.services.update(ctx, ref, version, func(tx *store.Tx, id string, e store.Entry[*recordv1.Service]) (*recordv1.Service, error) {
-		stored := s.readService(tx, id, e)
+		stored, err := s.readService(tx, id, e)
+		if err != nil {
+			return nil, err
+		}
 		stored.cascade = cascade{restarts, map[string]bool{}}
 		if err := decide(stored); err != nil {
 			return nil, err
@@ -202,12 +203,18 @@ func (s *Server) updateService(ctx context.Context, ref string, version *uint64,
 }
 
 // readService reads what a change of a service is decided by.
-func (s *Server) readService(tx *store.Tx, id string, e store.Entry[*recordv1.Service]) *storedService {
+func (s *Server) readService(tx *store.Tx, id string, e store.Entry[*recordv1.Service]) (*storedService, error) {
 	stored := &storedService{version: e.Version, record: e.Value}
-	stored.task, stored.former = s.taskSpec(tx, e.Value.TaskDigest), s.taskSpec(tx, e.Value.FormerTaskDigest)
+	var err error
+	if stored.task, err = s.taskSpec(tx, e.Value.TaskDigest); err != nil {
+		return nil, err
+	}
+	if stored.former, err = s.taskSpec(tx, e.Value.FormerTaskDigest); err != nil {
+		return nil, err
+	}
 	rollout, _ := s.Tables.Rollouts.Get(tx, id)
 	stored.progress(rollout.Value)
-	return stored
+	return stored, nil
 }
 
 // nextService returns the record of a service after a change that is decided.

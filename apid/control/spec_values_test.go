@@ -2,6 +2,7 @@ package control_test
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -9,6 +10,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/structpb"
 
 	daemonv1 "github.com/musterhq/muster/api/muster/daemon/v1"
@@ -171,6 +174,71 @@ func TestValuesAreSealedOnceAllDaemonsOpenThem(t *testing.T) {
 		record := f.record(old.Id)
 		if e, _ := f.Tables.Specs.Get(f.Snapshot(), state.SpecKey(record.TaskDigest)); e.Value.Envelope == nil {
 			t.Error("the changed spec is not sealed")
+		}
+	})
+}
+
+// TestResealSealsLargeSpecsToo has more task specs than one transaction can seal again.
+func TestResealSealsLargeSpecsToo(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		former, newest := newKey(t), newKey(t)
+		f, sealer := startSealed(t, seal.NewKeyring(former, newest))
+		const services, variables = 80, 60
+		for i := range services {
+			s := webSpec(fmt.Sprintf("web-%d", i))
+			for n := range variables {
+				s.Task.GetContainer().Env = append(s.Task.GetContainer().Env, fmt.Sprintf("VARIABLE_%d=%d%s", n, i, strings.Repeat("x", 60)))
+			}
+			f.create(s)
+		}
+		if err := sealer.Reseal(t.Context(), newest.Name()); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if names := f.keyNames(); len(names) != 1 || names[0] != newest.Name() {
+			t.Errorf("after the reseal keys %v seal, want %s", names, newest.Name())
+		}
+	})
+}
+
+// TestSpecThatCannotBeOpenedIsNotTakenForAnEmptyOne reads, changes and removes a service whose
+// values are sealed with a key that apid lacks.
+func TestSpecThatCannotBeOpenedIsNotTakenForAnEmptyOne(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := start(t)
+		web := f.create(secretive("web"))
+		f.update(func(tx *store.Tx) {
+			for e := range f.Tables.Specs.Scan(tx, "") {
+				next := proto.CloneOf(e.Value)
+				next.Envelope.KeyName = "another"
+				f.Tables.Specs.Put(tx, e.Key, next)
+			}
+		})
+		_, err := f.GetService(t.Context(), &musterv1.GetServiceRequest{Service: "web"})
+		wantCode(t, err, codes.FailedPrecondition)
+		_, err = f.ListServices(t.Context(), &musterv1.ListServicesRequest{})
+		wantCode(t, err, codes.FailedPrecondition)
+		next := secretive("web")
+		next.Task.GetContainer().Image = "nginx:2"
+		_, err = f.UpdateService(t.Context(), &musterv1.UpdateServiceRequest{Service: web.Id, Version: web.Meta.Version, Spec: next})
+		wantCode(t, err, codes.FailedPrecondition)
+		if _, err := f.RemoveService(t.Context(), &musterv1.RemoveServiceRequest{Service: "web"}); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestStandInIsRefusedAsValue submits what an apid of a former version would have shown.
+func TestStandInIsRefusedAsValue(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := start(t)
+		f.create(secretive("web"))
+		for e := range f.Tables.Specs.Scan(f.Snapshot(), "") {
+			_, err := f.CreateService(t.Context(), &musterv1.CreateServiceRequest{Spec: &musterv1.ServiceSpec{Name: "copy", Task: e.Value.Task}})
+			wantCode(t, err, codes.InvalidArgument, "spec.task.container.env[0]")
 		}
 	})
 }

@@ -76,14 +76,18 @@ func (r *Reader) TaskSpec(digest []byte) *musterv1.TaskSpec {
 	}
 	open, err := r.v.specs.OpenSpec(e.Key, e.Value)
 	if err != nil {
-		// It is as if it were not there: stand-ins are not to be taken for values.
-		r.lacksSpec = true
+		// Stand-ins are not to be taken for values.
+		r.sealedSpec = err
 		return nil
 	}
 	task := Redact(open)
 	r.redacted[string(digest)] = task
 	return task
 }
+
+// StoredSpec returns a task spec with stand-ins for values that are sealed, for those who do
+// not need them; nil if it is gone.
+func (r *Reader) StoredSpec(digest []byte) *musterv1.TaskSpec { return r.v.taskSpec(string(digest)) }
 
 // Redact returns a task spec without what is write-only.
 func Redact(task *musterv1.TaskSpec) *musterv1.TaskSpec {

@@ -169,6 +169,8 @@ type Reader struct {
 	redacted map[string]*musterv1.TaskSpec
 	// waited holds what services wait for, by id, as far as it was asked.
 	waited map[string]string
+	// sealedSpec is why a task spec could not be opened.
+	sealedSpec error
 	// lacksSpec is set once a task spec is asked for that has not been seen yet.
 	lacksSpec bool
 }
@@ -176,6 +178,10 @@ type Reader struct {
 // LacksSpec reports whether a message of this reader lacks its task spec: the table of
 // specs may be seen later than what refers to them.
 func (r *Reader) LacksSpec() bool { return r.lacksSpec }
+
+// SealedSpec returns why a message of this reader lacks its task spec although the spec is
+// there: its values could not be opened. It is nil if none does.
+func (r *Reader) SealedSpec() error { return r.sealedSpec }
 
 // Past returns a reader for objects as they were. Their task specs may have been removed
 // since, so LacksSpec of r does not count them.

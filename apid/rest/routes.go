@@ -8,6 +8,7 @@ import (
 	"mime"
 	"net/http"
 	"os"
+	"regexp"
 	"sort"
 	"strings"
 
@@ -86,8 +87,11 @@ func contractRoutes() (map[string]route, error) {
 	return all, nil
 }
 
-// normal writes a path as the gateway does: "{service}" is "{service=*}".
-func normal(path string) string { return strings.ReplaceAll(path, "}", "=*}") }
+// normal writes a path as the gateway does: "{service}" is "{service=*}", and "{volume=**}"
+// stays as it is.
+func normal(path string) string { return parameter.ReplaceAllString(path, "{$1=*}") }
+
+var parameter = regexp.MustCompile(`\{([^{}=]+)\}`)
 
 // check refuses calls that the caller may not make, calls that are too many, and requests
 // with query parameters or fields that the contract does not have. It decodes the body.

@@ -10,7 +10,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -19,6 +18,7 @@ import (
 
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
 	"github.com/musterhq/muster/apid/backend"
+	"github.com/musterhq/muster/internal/kv"
 	"github.com/musterhq/muster/internal/seal"
 	"github.com/musterhq/muster/internal/state"
 	"github.com/musterhq/muster/internal/store"
@@ -214,10 +214,17 @@ func resealTable[R proto.Message](ctx context.Context, s *Sealer, t records[R], 
 			others = append(others, e.Key)
 		}
 	}
-	for ids := range slices.Chunk(others, t.batch) {
-		if err := s.Update(ctx, func(tx *store.Tx) error { return resealRecords(tx, s.keys, t, ids, key) }); err != nil {
+	for batch := t.batch; len(others) > 0; {
+		ids := others[:min(len(others), batch)]
+		err := s.Update(ctx, func(tx *store.Tx) error { return resealRecords(tx, s.keys, t, ids, key) })
+		if errors.Is(err, kv.ErrTooLarge) && len(ids) > 1 {
+			batch = len(ids) / 2
+			continue
+		}
+		if err != nil {
 			return err
 		}
+		others = others[len(ids):]
 	}
 	return nil
 }

@@ -55,7 +55,7 @@ func (s *Sealer) SealSpecs(ctx context.Context) error {
 // equal digests, as long as the cluster seals their values or does not.
 func (s *Sealer) Spec(ctx context.Context, r store.Reader, task *musterv1.TaskSpec) (digest []byte, record *recordv1.Spec, err error) {
 	e, _ := s.Tables.Sealing.Get(r, state.ClusterID)
-	if e.Value.GetStandInEnvelope() == nil {
+	if e.Value.GetStandInEnvelope() == nil || !seal.HasValues(task) {
 		digest, err = state.Digest(task)
 		return digest, &recordv1.Spec{Task: task}, err
 	}
@@ -70,8 +70,8 @@ func (s *Sealer) Spec(ctx context.Context, r store.Reader, task *musterv1.TaskSp
 	if err != nil {
 		return nil, nil, err
 	}
-	if digest, err = state.Digest(hidden); err != nil || values == nil {
-		return digest, &recordv1.Spec{Task: hidden}, err
+	if digest, err = state.Digest(hidden); err != nil {
+		return nil, nil, err
 	}
 	key, err := s.Current(ctx, r)
 	if err != nil {

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
+	"github.com/musterhq/muster/internal/seal"
 )
 
 const (
@@ -81,8 +82,12 @@ func checkEnv(r *Report, field string, env []string) {
 	for i, e := range env {
 		at := Indexed(field, i)
 		checkText(r, at, e)
-		if key, _, _ := strings.Cut(e, "="); key == "" {
+		key, value, _ := strings.Cut(e, "=")
+		switch {
+		case key == "":
 			r.Invalid(at, `must be "KEY=value"`)
+		case seal.IsStandIn(value):
+			r.Invalid(at, "is what stands in the store for a sealed value, and not the value: read the service again, with an apid of this version")
 		}
 	}
 }

@@ -56,6 +56,9 @@ func runtimes(t *musterv1.TaskSpec) []runtime {
 	return all
 }
 
+// HasValues reports whether there is something to hide in a task spec.
+func HasValues(t *musterv1.TaskSpec) bool { return values(t) != nil }
+
 // values returns what is secret in a task spec: the environment of containers and processes,
 // and credentials for registries. It returns nil if that is nothing.
 func values(t *musterv1.TaskSpec) *recordv1.SpecValues {
@@ -113,29 +116,35 @@ func (k *Key) Hide(t *musterv1.TaskSpec) (*musterv1.TaskSpec, *recordv1.SpecValu
 		return nil, nil, err
 	}
 	hidden := proto.CloneOf(t)
+	// The first one is enough to compare specs by.
+	next := func() string {
+		standIn := env
+		env = sealed
+		return standIn
+	}
 	for _, r := range runtimes(hidden) {
 		if c := r.GetContainer(); c != nil {
 			for i, e := range c.Env {
-				c.Env[i] = standFor(e, env)
+				c.Env[i] = standFor(e, next)
 			}
 			if c.GetPullOptions().GetRegistryAuth() != "" {
 				c.PullOptions.RegistryAuth = auth
 			}
 		}
 		for _, e := range processEnv(r).GetValues() {
-			e.Kind = &structpb.Value_StringValue{StringValue: standFor(e.GetStringValue(), env)}
+			e.Kind = &structpb.Value_StringValue{StringValue: standFor(e.GetStringValue(), next)}
 		}
 	}
 	return hidden, all, nil
 }
 
 // standFor returns a variable with a stand-in for its value.
-func standFor(variable, standIn string) string {
+func standFor(variable string, standIn func() string) string {
 	name, _, ok := strings.Cut(variable, "=")
 	if !ok {
 		return variable
 	}
-	return name + "=" + standIn
+	return name + "=" + standIn()
 }
 
 // standIn returns what stands for the values of a sort.
@@ -154,7 +163,20 @@ func (k *Key) standIn(sort string, all *recordv1.SpecValues, pick func(v, of *re
 	// Writes to a hash never fail.
 	_, _ = h.Write([]byte(sort + "\x00"))
 	_, _ = h.Write(b)
-	return "sealed:" + base64.RawStdEncoding.EncodeToString(h.Sum(nil)[:16]), nil
+	return sealed + ":" + base64.RawStdEncoding.EncodeToString(h.Sum(nil)[:standInBytes]), nil
+}
+
+const (
+	sealed       = "sealed"
+	standInBytes = 16
+)
+
+// IsStandIn reports whether a value looks like one that stands for others. A daemon of a
+// former version shows them as values.
+func IsStandIn(value string) bool {
+	digest, ok := strings.CutPrefix(value, sealed+":")
+	b, err := base64.RawStdEncoding.DecodeString(digest)
+	return ok && err == nil && len(b) == standInBytes
 }
 
 // EnvelopSpec returns the record, with key id, of a task spec whose values are hidden, with
@@ -164,11 +186,11 @@ func (k *Key) EnvelopSpec(id string, hidden *musterv1.TaskSpec, all *recordv1.Sp
 	if err != nil {
 		return nil, fmt.Errorf("encode values of task spec: %w", err)
 	}
-	e, sealed, err := k.Envelop(SpecUse(id), b)
+	e, data, err := k.Envelop(SpecUse(id), b)
 	if err != nil {
 		return nil, err
 	}
-	return &recordv1.Spec{Task: hidden, Envelope: e, Values: sealed}, nil
+	return &recordv1.Spec{Task: hidden, Envelope: e, Values: data}, nil
 }
 
 // OpenSpec returns the task spec of the record with key id, with all values. It is the record's own, and

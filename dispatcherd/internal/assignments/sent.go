@@ -169,6 +169,9 @@ func (l *Sent) offer(o *Offer, p *packer, at int64) {
 
 // load makes the messages of objects that the worker must be sent.
 func (l *Sent) load(o *Offer) {
+	if o.stops() {
+		return
+	}
 	for i := range o.Objects {
 		object := &o.Objects[i]
 		if sent := l.objects[object.Ref]; object.Load != nil && (sent == nil || !sent.current(object)) {
