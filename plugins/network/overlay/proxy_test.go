@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -158,9 +159,14 @@ func TestProxyProtocolTellsTheClientsAddress(t *testing.T) {
 		must(t, err)
 		defer func() { _ = conn.Close() }()
 		for name := ""; name != "all"; {
+			var files []*os.File
 			var err error
-			name, _, err = durable.Receive(conn)
+			name, files, err = durable.Receive(conn)
 			must(t, err)
+			// They keep their ports while they are open.
+			for _, f := range files {
+				must(t, f.Close())
+			}
 		}
 		must(t, durable.Send(conn, "taken"))
 		if _, _, err := durable.Receive(conn); !errors.Is(err, io.EOF) {

@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -41,8 +42,10 @@ type CLI struct {
 
 	address, token, context string
 	tls                     tlsFlags
-	conn                    *grpc.ClientConn
-	answered                answered
+	// connecting is held while client connects: commands ask from several goroutines.
+	connecting sync.Mutex
+	conn       *grpc.ClientConn
+	answered   answered
 }
 
 // AddCommands adds all commands, and the flags that say where the cluster is,
@@ -77,6 +80,8 @@ func (c *CLI) Close() error {
 // client returns a client of the control API. It connects when it is first
 // used.
 func (c *CLI) client() (musterv1.ControlServiceClient, error) {
+	c.connecting.Lock()
+	defer c.connecting.Unlock()
 	if c.conn == nil {
 		t, err := c.target()
 		if err != nil {
