@@ -54,7 +54,7 @@ func (s *Server) RemoveNodeVolume(ctx context.Context, req *musterv1.RemoveNodeV
 	if len(users) > 0 && !req.Force {
 		listed := strings.Join(users[:min(len(users), maxUsers)], ", ")
 		return nil, status.Errorf(codes.FailedPrecondition,
-			"volume %q is that of a mount of services (%s), whose next task may use it: update or remove them first, or set force", req.Volume, listed)
+			"volume %q is mounted by services (%s), whose next task may use it: update or remove them first, or use force", req.Volume, listed)
 	}
 	if err := s.opt.Prober.RemoveVolume(ctx, node, req.Volume); err != nil {
 		return nil, err

@@ -144,7 +144,7 @@ func (a *API) writeLogs(w http.ResponseWriter, r *http.Request, req *logRequest,
 	if err := control.Flush(); err != nil {
 		return err
 	}
-	// A client stops reading at the first error, so what is missing is told at the end.
+	// A client stops reading at the first error, so missing logs are reported at the end.
 	var warnings []string
 	for {
 		m, err := next()

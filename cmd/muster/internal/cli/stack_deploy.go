@@ -310,7 +310,7 @@ The data of secrets is not kept with revisions. A secret that has other data sin
 			if err != nil {
 				return err
 			}
-			c.printf("%s is what revision %d was, as revision %d\n", args[0], revision, deployed.Stack.GetRevision().GetNumber())
+			c.printf("%s is at revision %d, which has the content of revision %d\n", args[0], deployed.Stack.GetRevision().GetNumber(), revision)
 			return c.finish(cmd.Context(), &d, spec, deployed)
 		},
 	}

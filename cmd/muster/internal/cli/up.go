@@ -32,8 +32,8 @@ when Ctrl-C is pressed. A second Ctrl-C ends the command at once.
 If no cluster answers at the address, and it is one of this machine, a cluster is started there in memory ("muster dev"). It
 ends with this command, and so does all that it runs; volumes stay. Other terminals can use it meanwhile: "muster stack ps".
 
-A stack that exists already is left alone: "muster stack deploy" changes it. Services of which tasks fail are tried again until
-the command ends.
+A stack that exists already is left alone: "muster stack deploy" changes it. Services whose tasks fail are retried until the
+command ends.
 
 ` + ExitCodes,
 		Example: `  muster up

@@ -238,7 +238,7 @@ They are listed first, and removed if the answer is "y". Volumes that others mad
 			found, err := c.volumes(cmd, &f)
 			unused := slices.DeleteFunc(found, func(v *musterv1.NodeVolume) bool { return v.InUse || !v.MadeByTask || len(v.Services) > 0 })
 			if len(unused) == 0 {
-				cmd.PrintErrln("there is no volume of a task that nothing uses")
+				cmd.PrintErrln("no unused volumes")
 				return err
 			}
 			var names []string
