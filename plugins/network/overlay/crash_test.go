@@ -473,7 +473,8 @@ func TestAuditRepairsWhatOthersChange(t *testing.T) {
 			damage(t)
 			repairs, err := m.plugin.Audit(t.Context())
 			must(t, err)
-			if (repairs > 0) != (name != "nothing") {
+			// What another look has repaired by then is not counted here.
+			if repairs > 0 && name == "nothing" {
 				t.Errorf("%d repairs", repairs)
 			}
 			if diff := cmp.Diff(want, m.all(a)); diff != "" {
