@@ -470,11 +470,12 @@ func TestAuditRepairsWhatOthersChange(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
+			before := m.repairs()
 			damage(t)
-			repairs, err := m.plugin.Audit(t.Context())
+			_, err := m.plugin.Audit(t.Context())
 			must(t, err)
-			// What another look has repaired by then is not counted here.
-			if repairs > 0 && name == "nothing" {
+			// An audit of the plugin's own may have been first.
+			if repairs := m.repairs() - before; (repairs > 0) != (name != "nothing") {
 				t.Errorf("%d repairs", repairs)
 			}
 			if diff := cmp.Diff(want, m.all(a)); diff != "" {
@@ -482,9 +483,15 @@ func TestAuditRepairsWhatOthersChange(t *testing.T) {
 			}
 		})
 	}
-	stats, err := m.plugin.Stats(t.Context())
-	must(t, err)
-	if stats.GetRepairs() < 9 {
-		t.Errorf("%d repairs are counted", stats.GetRepairs())
+	if n := m.repairs(); n < 9 {
+		t.Errorf("%d repairs are counted", n)
 	}
+}
+
+// repairs returns how many repairs the plugin has counted.
+func (m *machine) repairs() uint64 {
+	m.t.Helper()
+	stats, err := m.plugin.Stats(m.t.Context())
+	must(m.t, err)
+	return stats.GetRepairs()
 }
