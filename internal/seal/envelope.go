@@ -1,7 +1,6 @@
 package seal
 
 import (
-	"crypto/rand"
 	"fmt"
 
 	recordv1 "github.com/musterhq/muster/api/muster/record/v1"
@@ -13,9 +12,7 @@ const dataKeyUse = " data key"
 // Envelop seals data for one use with a new data key, and that one with a key of the
 // cluster.
 func (k *Key) Envelop(use string, plain []byte) (*recordv1.Envelope, []byte, error) {
-	data := &Key{}
-	// Read never fails since Go 1.24.
-	_, _ = rand.Read(data[:])
+	data := NewKey()
 	sealed, err := data.Seal(use, plain)
 	if err != nil {
 		return nil, nil, err
@@ -72,8 +69,21 @@ func (r *Keyring) dataKey(e *recordv1.Envelope, use string) (*Key, error) {
 	if err != nil {
 		return nil, err
 	}
+	return keyOf(b)
+}
+
+// OpenKey returns a key that was enveloped for a use.
+func (r *Keyring) OpenKey(e *recordv1.Envelope, use string, sealed []byte) (*Key, error) {
+	b, err := r.Open(e, use, sealed)
+	if err != nil {
+		return nil, err
+	}
+	return keyOf(b)
+}
+
+func keyOf(b []byte) (*Key, error) {
 	if len(b) != len(Key{}) {
-		return nil, fmt.Errorf("data key has %d bytes, want %d", len(b), len(Key{}))
+		return nil, fmt.Errorf("key has %d bytes, want %d", len(b), len(Key{}))
 	}
 	return (*Key)(b), nil
 }

@@ -16,11 +16,17 @@ type Key [32]byte
 // ErrSealed says that something was not sealed with this key for this use.
 var ErrSealed = errors.New("it was sealed with another key, or was changed since")
 
-// MakeKey writes a new key to a file that must not be there yet.
-func MakeKey(path string) (*Key, error) {
+// NewKey returns a random key.
+func NewKey() *Key {
 	k := &Key{}
 	// Read never fails since Go 1.24.
 	_, _ = rand.Read(k[:])
+	return k
+}
+
+// MakeKey writes a new key to a file that must not be there yet.
+func MakeKey(path string) (*Key, error) {
+	k := NewKey()
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("make cluster key: %w", err)

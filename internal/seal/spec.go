@@ -2,7 +2,6 @@ package seal
 
 import (
 	"crypto/hmac"
-	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
 	"fmt"
@@ -21,26 +20,6 @@ func SpecUse(id string) string { return "muster.record.v1.SpecValues " + id }
 
 // StandInUse is what the key of stand-ins is sealed for.
 const StandInUse = "muster.record.v1.Sealing stand_in_key"
-
-// NewKey returns a random key.
-func NewKey() *Key {
-	k := &Key{}
-	// Read never fails since Go 1.24.
-	_, _ = rand.Read(k[:])
-	return k
-}
-
-// OpenKey returns a key that was enveloped for a use.
-func (r *Keyring) OpenKey(e *recordv1.Envelope, use string, sealed []byte) (*Key, error) {
-	b, err := r.Open(e, use, sealed)
-	if err != nil {
-		return nil, err
-	}
-	if len(b) != len(Key{}) {
-		return nil, fmt.Errorf("key has %d bytes, want %d", len(b), len(Key{}))
-	}
-	return (*Key)(b), nil
-}
 
 // runtime is the main runtime of a task, or one of its group.
 type runtime interface {
@@ -99,8 +78,8 @@ func processEnv(r runtime) *structpb.ListValue {
 
 // Hide returns a task spec with stand-ins in the places of secret values, and these values.
 // Those are nil, and the spec the same, if it has none. Equal values of two specs have
-// equal stand-ins, so that specs can be compared by them; they tell nothing to those who
-// do not have the key.
+// equal stand-ins, so that specs can be compared by them. That is all that they tell to
+// those who do not have the key.
 func (k *Key) Hide(t *musterv1.TaskSpec) (*musterv1.TaskSpec, *recordv1.SpecValues, error) {
 	all := values(t)
 	if all == nil {
@@ -193,8 +172,8 @@ func (k *Key) EnvelopSpec(id string, hidden *musterv1.TaskSpec, all *recordv1.Sp
 	return &recordv1.Spec{Task: hidden, Envelope: e, Values: data}, nil
 }
 
-// OpenSpec returns the task spec of the record with key id, with all values. It is the record's own, and
-// not to be changed, if no values are sealed. The keyring may be nil then.
+// OpenSpec returns the task spec of the record with key id, with all values. It is the
+// record's own, and not to be changed, if no values are sealed. The keyring may be nil then.
 func (r *Keyring) OpenSpec(id string, record *recordv1.Spec) (*musterv1.TaskSpec, error) {
 	if record.GetEnvelope() == nil {
 		return record.GetTask(), nil
