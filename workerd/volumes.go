@@ -22,7 +22,10 @@ const (
 )
 
 // volumes lists and removes the volumes of the node's executors.
-type volumes struct{ executors executor.Set }
+type volumes struct {
+	executors executor.Set
+	node      string
+}
 
 // List returns the volumes of all executors, in order of name.
 func (v volumes) List(ctx context.Context) ([]*musterv1.NodeVolume, error) {
@@ -31,7 +34,7 @@ func (v volumes) List(ctx context.Context) ([]*musterv1.NodeVolume, error) {
 		errs []error
 	)
 	for name, keeper := range v.keepers(ctx) {
-		found, err := keeper.Volumes(ctx)
+		found, err := keeper.Volumes(ctx, v.node)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("executor %s: %w", name, err))
 		}

@@ -20,7 +20,7 @@ type keeper struct {
 	names []string
 }
 
-func (k *keeper) Volumes(context.Context) ([]*sdk.Volume, error) {
+func (k *keeper) Volumes(context.Context, string) ([]*sdk.Volume, error) {
 	var all []*sdk.Volume
 	for _, name := range k.names {
 		all = append(all, &sdk.Volume{Name: name, Driver: "local", Services: []string{"made up"}, NodeId: "made up"})
@@ -46,7 +46,7 @@ func TestVolumesOfExecutorsAreListedAndRemoved(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return volumes{set}
+		return volumes{set, "n1"}
 	}
 	list := func(names ...string) volumes { return of(&keeper{plugin, names}) }
 	v := list("used", "b", "a")

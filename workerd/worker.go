@@ -136,7 +136,7 @@ func (w *Worker) Run(ctx context.Context) (err error) {
 		Tasks: manager, Describer: describer, Reports: reports,
 		Connected:      func(local net.Addr, dispatchers []string) { nets.SetAddress(dataPathAddress(local, dispatchers)) },
 		Probe:          nets.Probe,
-		Volumes:        volumes{executors},
+		Volumes:        volumes{executors, id},
 		WelcomeTimeout: w.cfg.WelcomeTimeout, AckTimeout: w.cfg.AckTimeout,
 		Logger: log.Named("session"), Metrics: w.env.Metrics,
 	})

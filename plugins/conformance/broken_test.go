@@ -268,8 +268,8 @@ func (f *flawed) Observe(ctx context.Context, ref sdk.Ref, emit func(sdk.Observa
 // flawedVolumes removes volumes that are not there.
 type flawedVolumes struct{ *flawed }
 
-func (flawedVolumes) Volumes(context.Context) ([]*sdk.Volume, error) { return nil, nil }
-func (flawedVolumes) RemoveVolume(context.Context, string) error     { return nil }
+func (flawedVolumes) Volumes(context.Context, string) ([]*sdk.Volume, error) { return nil, nil }
+func (flawedVolumes) RemoveVolume(context.Context, string) error             { return nil }
 
 func (flawedLogs) Logs(context.Context, sdk.Ref, sdk.LogOptions, func(sdk.LogLine) error) error {
 	return nil

@@ -12,7 +12,7 @@ import (
 // volumes checks that a volume is listed with the task that uses it, outlives the task, and
 // is removed when no task uses it. Only containers can have volumes.
 func (s *suite) volumes() {
-	_, err := call(s, s.Plugin.Service().ListVolumes, &executorv1.ListVolumesRequest{})
+	_, err := call(s, s.Plugin.Service().ListVolumes, &executorv1.ListVolumesRequest{NodeId: s.node})
 	if !s.has(volumes) {
 		if code(err) != codes.Unimplemented {
 			s.Errorf("ListVolumes without the capability = %v, want UNIMPLEMENTED", err)
@@ -39,21 +39,24 @@ func (s *suite) volumes() {
 	c := s.on(s.taskOf(spec))
 	c.prepare()
 	c.start()
-	v := s.volume(name)
+	v := s.volume(s.node, name)
 	if v == nil || v.GetDriver() == "" || v.GetLabels()["suite"] != name || !v.GetMadeByTask() || !v.GetInUse() || !slices.Equal(v.GetTaskIds(), []string{c.task.GetId()}) {
 		s.Errorf("the volume of a running task is listed as %v", v)
+	}
+	if v := s.volume("another-node", name); v == nil || v.GetMadeByTask() {
+		s.Errorf("for a node whose task did not make it the volume is listed as %v", v)
 	}
 	if err := s.removeVolume(name); code(err) != codes.FailedPrecondition {
 		s.Errorf("RemoveVolume of a volume that a task uses = %v, want FAILED_PRECONDITION", err)
 	}
 	c.removed()
-	if v := s.volume(name); v == nil || v.GetInUse() || len(v.GetTaskIds()) > 0 {
+	if v := s.volume(s.node, name); v == nil || v.GetInUse() || len(v.GetTaskIds()) > 0 {
 		s.Errorf("after Remove of its task the volume is listed as %v", v)
 	}
 	if err := s.removeVolume(name); err != nil {
 		s.Errorf("RemoveVolume: %v", err)
 	}
-	if v := s.volume(name); v != nil {
+	if v := s.volume(s.node, name); v != nil {
 		s.Errorf("a volume that was removed is listed as %v", v)
 	}
 }
@@ -63,10 +66,10 @@ func (s *suite) removeVolume(name string) error {
 	return err
 }
 
-// volume returns a volume, or nil if it is not listed.
-func (s *suite) volume(name string) *musterv1.NodeVolume {
+// volume returns a volume as it is listed for a node, or nil if it is not.
+func (s *suite) volume(node, name string) *musterv1.NodeVolume {
 	s.Helper()
-	listed, err := call(s, s.Plugin.Service().ListVolumes, &executorv1.ListVolumesRequest{})
+	listed, err := call(s, s.Plugin.Service().ListVolumes, &executorv1.ListVolumesRequest{NodeId: node})
 	if err != nil {
 		s.Fatalf("ListVolumes: %v", err)
 	}

@@ -127,7 +127,7 @@ func (e *Executor) checkVolumes(ctx context.Context, specs []*musterv1.Mount) er
 }
 
 // Volumes implements [sdk.VolumeKeeper].
-func (e *Executor) Volumes(ctx context.Context) ([]*sdk.Volume, error) {
+func (e *Executor) Volumes(ctx context.Context, nodeID string) ([]*sdk.Volume, error) {
 	if err := e.connect(ctx); err != nil {
 		return nil, err
 	}
@@ -144,7 +144,7 @@ func (e *Executor) Volumes(ctx context.Context) ([]*sdk.Volume, error) {
 		tasks, used := users[v.Name]
 		slices.Sort(tasks)
 		one := &sdk.Volume{
-			Name: v.Name, Driver: v.Driver, Labels: v.Labels, Options: v.Options, InUse: used, MadeByTask: v.Labels[labelNodeID] != "", TaskIds: slices.Compact(tasks),
+			Name: v.Name, Driver: v.Driver, Labels: v.Labels, Options: v.Options, InUse: used, MadeByTask: nodeID != "" && v.Labels[labelNodeID] == nodeID, TaskIds: slices.Compact(tasks),
 		}
 		if at := engineTime(v.CreatedAt); !at.IsZero() {
 			one.CreatedAt = timestamppb.New(at)
@@ -167,10 +167,11 @@ func (e *Executor) volumeUsers(ctx context.Context) (map[string][]string, error)
 			if m.Type != mount.TypeVolume {
 				continue
 			}
-			users[m.Name] = append(users[m.Name], []string{}...)
+			ids := users[m.Name]
 			if id := c.Labels[labelTaskID]; id != "" {
-				users[m.Name] = append(users[m.Name], id)
+				ids = append(ids, id)
 			}
+			users[m.Name] = ids
 		}
 	}
 	return users, nil

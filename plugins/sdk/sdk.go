@@ -106,8 +106,8 @@ type Signaler interface {
 
 // VolumeKeeper is an executor whose node has volumes with names, which outlive tasks.
 type VolumeKeeper interface {
-	// Volumes returns all volumes that have names.
-	Volumes(ctx context.Context) ([]*Volume, error)
+	// Volumes returns all volumes that have names. MadeByTask is about tasks of the node.
+	Volumes(ctx context.Context, nodeID string) ([]*Volume, error)
 	// RemoveVolume removes a volume with its data. It returns [NoVolume] if there is none
 	// of the name, and [VolumeInUse] if a task or anything else uses it.
 	RemoveVolume(ctx context.Context, name string) error

@@ -252,12 +252,12 @@ func (s *server) Signal(ctx context.Context, request *executorv1.SignalRequest) 
 	return &executorv1.SignalResponse{}, nil
 }
 
-func (s *server) ListVolumes(ctx context.Context, _ *executorv1.ListVolumesRequest) (*executorv1.ListVolumesResponse, error) {
+func (s *server) ListVolumes(ctx context.Context, request *executorv1.ListVolumesRequest) (*executorv1.ListVolumesResponse, error) {
 	keeper, ok := s.executor.(VolumeKeeper)
 	if !ok {
 		return nil, lacks("volumes")
 	}
-	volumes, err := keeper.Volumes(ctx)
+	volumes, err := keeper.Volumes(ctx, request.GetNodeId())
 	if err != nil {
 		return nil, wire.ToStatus(err, temporary)
 	}

@@ -56,8 +56,8 @@ type Executor interface {
 
 // VolumeKeeper is an executor whose node has volumes with names. Capability "volumes".
 type VolumeKeeper interface {
-	// Volumes returns all volumes.
-	Volumes(ctx context.Context) ([]*musterv1.NodeVolume, error)
+	// Volumes returns all volumes. MadeByTask is about tasks of the node.
+	Volumes(ctx context.Context, node string) ([]*musterv1.NodeVolume, error)
 	// RemoveVolume removes a volume that nothing uses, with its data.
 	RemoveVolume(ctx context.Context, name string) error
 }

@@ -96,10 +96,10 @@ func errNoVolumes() error {
 	return &executor.Error{Code: codes.Unimplemented, Err: errors.New("the executor keeps no volumes")}
 }
 
-func (c *calls) Volumes(ctx context.Context) ([]*musterv1.NodeVolume, error) {
+func (c *calls) Volumes(ctx context.Context, node string) ([]*musterv1.NodeVolume, error) {
 	return call(ctx, c, func(e executor.Executor) ([]*musterv1.NodeVolume, error) {
 		if keeper, ok := e.(executor.VolumeKeeper); ok {
-			return keeper.Volumes(ctx)
+			return keeper.Volumes(ctx, node)
 		}
 		return nil, errNoVolumes()
 	})

@@ -150,8 +150,8 @@ func (a *adapter) Signal(ctx context.Context, ref executor.Ref, signal string) e
 	return ErrorOf(ctx, err)
 }
 
-func (a *adapter) Volumes(ctx context.Context) ([]*musterv1.NodeVolume, error) {
-	res, err := a.service.ListVolumes(ctx, &executorv1.ListVolumesRequest{})
+func (a *adapter) Volumes(ctx context.Context, node string) ([]*musterv1.NodeVolume, error) {
+	res, err := a.service.ListVolumes(ctx, &executorv1.ListVolumesRequest{NodeId: node})
 	return res.GetVolumes(), ErrorOf(ctx, err)
 }
 

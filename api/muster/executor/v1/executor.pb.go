@@ -1562,7 +1562,9 @@ func (*SignalResponse) Descriptor() ([]byte, []int) {
 
 // ListVolumesRequest is empty.
 type ListVolumesRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The node whose tasks made_by_task is about: several workers may share a machine.
+	NodeId        string `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1595,6 +1597,13 @@ func (x *ListVolumesRequest) ProtoReflect() protoreflect.Message {
 // Deprecated: Use ListVolumesRequest.ProtoReflect.Descriptor instead.
 func (*ListVolumesRequest) Descriptor() ([]byte, []int) {
 	return file_muster_executor_v1_executor_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *ListVolumesRequest) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
 }
 
 // ListVolumesResponse holds all volumes.
@@ -2706,8 +2715,9 @@ const file_muster_executor_v1_executor_proto_rawDesc = "" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x16\n" +
 	"\x06handle\x18\x02 \x01(\fR\x06handle\x12\x16\n" +
 	"\x06signal\x18\x03 \x01(\tR\x06signal\"\x10\n" +
-	"\x0eSignalResponse\"\x14\n" +
-	"\x12ListVolumesRequest\"F\n" +
+	"\x0eSignalResponse\"-\n" +
+	"\x12ListVolumesRequest\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\tR\x06nodeId\"F\n" +
 	"\x13ListVolumesResponse\x12/\n" +
 	"\avolumes\x18\x01 \x03(\v2\x15.muster.v1.NodeVolumeR\avolumes\")\n" +
 	"\x13RemoveVolumeRequest\x12\x12\n" +
