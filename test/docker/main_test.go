@@ -17,8 +17,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/docker/docker/api/types/image"
-	"github.com/docker/docker/client"
 	"golang.org/x/sys/unix"
 
 	musterv1 "github.com/musterhq/muster/api/muster/v1"
@@ -80,9 +78,9 @@ func start(t *testing.T) *site {
 	need.Met(t, network.Missing())
 	tag := strings.ToLower(rand.Text()[:6])
 	s := &site{image: "muster-test/shell-" + tag + ":local"}
-	load(t, s.image)
+	engine.LoadFor(t, s.image)
 	// Workers mount a tmpfs there that outlives them.
-	runtime := shortDir(t)
+	runtime := rig.Dir(t)
 	t.Cleanup(func() {
 		if err := unix.Unmount(runtime, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) {
 			t.Error(err)
@@ -127,7 +125,7 @@ func (s *site) serve(t *testing.T, name, role string, more ...string) string {
 	if err := os.WriteFile(token, []byte(resp.Secret), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	socket := filepath.Join(shortDir(t), "docker.sock")
+	socket := filepath.Join(rig.Dir(t), "docker.sock")
 	if _, err := s.Run("dockerapid-"+name, append([]string{"dockerapid", "--address", s.API, "--tls-ca-file", s.Secret("ca.pem"), "--token-file", token,
 		"--socket", socket, "--ops-listen=", "--node", "one", "--log-level", "debug"}, more...)...); err != nil {
 		t.Fatal(err)
@@ -137,40 +135,6 @@ func (s *site) serve(t *testing.T, name, role string, more ...string) string {
 		return err
 	})
 	return "unix://" + socket
-}
-
-// shortDir returns a directory that is removed with the test. The paths of sockets must be
-// short.
-func shortDir(t *testing.T) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "muster-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := os.RemoveAll(dir); err != nil {
-			t.Error(err)
-		}
-	})
-	return dir
-}
-
-// load gives the Engine of this machine an image that is removed with the test.
-func load(t *testing.T, name string) {
-	t.Helper()
-	api, err := client.NewClientWithOpts(client.FromEnv, client.WithAPIVersionNegotiation())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := engine.Load(t.Context(), api, name); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_, err := api.ImageRemove(context.WithoutCancel(t.Context()), name, image.RemoveOptions{Force: true})
-		if err := errors.Join(err, api.Close()); err != nil {
-			t.Error(err)
-		}
-	})
 }
 
 // startSwarm starts a Docker Engine in swarm mode that ends with the test, and returns its
@@ -188,7 +152,7 @@ func startSwarm(t *testing.T) string {
 		}
 	})
 	host := n.Hosts()[0]
-	e, err := engine.NewOn(host, shortDir(t))
+	e, err := engine.NewOn(host, rig.Dir(t))
 	if err != nil {
 		t.Fatal(err)
 	}

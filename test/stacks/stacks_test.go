@@ -17,8 +17,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/docker/docker/api/types/image"
-	"github.com/docker/docker/client"
 	"github.com/rogpeppe/go-internal/testscript"
 	"golang.org/x/sys/unix"
 
@@ -51,7 +49,7 @@ func TestScripts(t *testing.T) {
 	need.Met(t, network.Missing())
 	tag := strings.ToLower(rand.Text()[:6])
 	shell := "muster-test/stack-" + tag + ":local"
-	load(t, shell)
+	engine.LoadFor(t, shell)
 	address := startDev(t)
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata",
@@ -66,7 +64,7 @@ func TestScripts(t *testing.T) {
 			env.Setenv("FREE", free[0])
 			env.Setenv("IMAGE", shell)
 			env.Setenv("HOME", env.WorkDir)
-			env.Setenv("TMPDIR", shortDir(t))
+			env.Setenv("TMPDIR", rig.Dir(t))
 			env.Setenv("PATH", built+string(os.PathListSeparator)+env.Getenv("PATH"))
 			return nil
 		},
@@ -77,7 +75,7 @@ func TestScripts(t *testing.T) {
 // startDev starts a cluster that ends with the test, and returns the address of its API.
 func startDev(t *testing.T) string {
 	t.Helper()
-	dir, runtime := shortDir(t), shortDir(t)
+	dir, runtime := rig.Dir(t), rig.Dir(t)
 	// Workers mount a tmpfs there that outlives them.
 	t.Cleanup(func() {
 		if err := unix.Unmount(runtime, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) {
@@ -107,40 +105,6 @@ func startDev(t *testing.T) string {
 		return err
 	})
 	return c.API
-}
-
-// shortDir returns a directory that is removed with the test. The paths of sockets must be
-// short.
-func shortDir(t *testing.T) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("/tmp", "muster-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := os.RemoveAll(dir); err != nil {
-			t.Error(err)
-		}
-	})
-	return dir
-}
-
-// load gives the Engine of this machine an image that is removed with the test.
-func load(t *testing.T, name string) {
-	t.Helper()
-	api, err := client.NewClientWithOpts(client.FromEnv, client.WithAPIVersionNegotiation())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := engine.Load(t.Context(), api, name); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_, err := api.ImageRemove(context.WithoutCancel(t.Context()), name, image.RemoveOptions{Force: true})
-		if err := errors.Join(err, api.Close()); err != nil {
-			t.Error(err)
-		}
-	})
 }
 
 // exits expects a command to end with an exit code: exits CODE COMMAND ARGS...

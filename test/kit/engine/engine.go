@@ -18,6 +18,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"testing"
 	"time"
 
 	"github.com/docker/docker/api/types/container"
@@ -224,6 +225,25 @@ func (e *Engine) Close(ctx context.Context) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// LoadFor gives the Engine of this machine an image with a shell and sleep, which is removed
+// with the test.
+func LoadFor(t testing.TB, name string) {
+	t.Helper()
+	api, err := client.NewClientWithOpts(client.FromEnv, client.WithAPIVersionNegotiation())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := Load(t.Context(), api, name); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_, err := api.ImageRemove(context.WithoutCancel(t.Context()), name, image.RemoveOptions{Force: true})
+		if err := errors.Join(err, api.Close()); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // Load gives an engine an image with a shell and sleep, unless it has one of that name.

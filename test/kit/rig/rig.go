@@ -96,23 +96,29 @@ func Start(ctx context.Context, cfg Config) (_ *Rig, err error) {
 	return r, nil
 }
 
+// Dir returns a directory that is removed after what the test cleans up later. Its path is
+// short, as the paths of sockets must be. It is not t.TempDir, whose removal fails while
+// processes of a cluster still write to it.
+func Dir(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/tmp", "muster-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
 // StartFor starts a cluster that ends with a test, in a directory of its own unless one is
 // given. It shows the logs if the test fails.
 func StartFor(t testing.TB, cfg Config) *Rig {
 	t.Helper()
 	if cfg.Dir == "" {
-		// Not t.TempDir: its removal fails while processes of the cluster still write to
-		// it.
-		dir, err := os.MkdirTemp("", "muster-test-")
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() {
-			if err := os.RemoveAll(dir); err != nil {
-				t.Error(err)
-			}
-		})
-		cfg.Dir = dir
+		cfg.Dir = Dir(t)
 	}
 	r, err := Start(t.Context(), cfg)
 	if err != nil {
