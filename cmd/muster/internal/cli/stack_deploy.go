@@ -121,10 +121,12 @@ func (c *CLI) finish(ctx context.Context, d *deployment, spec *musterv1.StackSpe
 
 // printChange says what was done with an object.
 func (c *CLI) printChange(change stack.Change) {
-	done := map[stack.Action]string{stack.ActionCreate: "created", stack.ActionUpdate: "updated", stack.ActionRemove: "removed"}[change.Action]
-	if done == "" {
+	if change.Action == stack.ActionKeep && change.Note == "" {
 		return
 	}
+	done := map[stack.Action]string{
+		stack.ActionCreate: "created", stack.ActionUpdate: "updated", stack.ActionRemove: "removed", stack.ActionKeep: "kept",
+	}[change.Action]
 	c.printf("%s %s %s%s\n", done, change.Kind, printable(change.Name), note(change))
 }
 
@@ -285,7 +287,7 @@ func (c *CLI) stackRollback() *cobra.Command {
 (--detach: do not wait). It becomes the newest revision, so that it can be undone in the same way. Objects that it does not
 have are removed.
 
-The data of secrets is not kept with revisions. A secret that has other data since keeps its data, and its name says so.
+The data of secrets is not kept with revisions. A secret that has other data since keeps that, and is named in the output.
 
 ` + waitHelp + "\n\n" + ExitCodes,
 		Example: `  muster stack history shop
@@ -309,6 +311,9 @@ The data of secrets is not kept with revisions. A secret that has other data sin
 			deployed, err := stack.Deploy(cmd.Context(), client, spec, d.opt)
 			if err != nil {
 				return err
+			}
+			if len(deployed.Changes) == 0 {
+				c.printf("nothing to change\n")
 			}
 			c.printf("%s is at revision %d, which has the content of revision %d\n", args[0], deployed.Stack.GetRevision().GetNumber(), revision)
 			return c.finish(cmd.Context(), &d, spec, deployed)
